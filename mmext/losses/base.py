@@ -1,0 +1,135 @@
+"""What every loss shares: weight, reduce, scale, once."""
+
+from abc import ABCMeta, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+REDUCTIONS = ('none', 'mean', 'sum')
+
+
+def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in their common floating type, float32 or wider."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def power(base: Tensor, exponent: float, floor: float = 1e-14) -> Tensor:
+    r"""`base**exponent` for `base >= 0`, with a finite gradient at 0 for every exponent >= 0.
+
+    An exponent below 1 has an infinite slope at 0: there, below `floor`, the chord from 0 takes the
+    place of the curve. The values differ by less than `floor**exponent`. A base below 0, a rounding error
+    of a difference that cannot be negative, counts as 0.
+    """
+    if exponent == 0:
+        return torch.ones_like(base)
+    base = base.clamp(min=0)
+    if exponent >= 1:
+        return base if exponent == 1 else base.pow(exponent)
+    return torch.where(base > floor, base.clamp(min=floor).pow(exponent), base * floor ** (exponent - 1))
+
+
+def check_choice(owner: object, name: str, value: object, choices: tuple) -> None:
+    """Raise a ValueError that names the value and the choices, unless the value is one of them."""
+    if value not in choices:
+        raise ValueError(
+            f'{type(owner).__name__}: {name} must be one of {", ".join(map(repr, choices))}, but is {value!r}'
+        )
+
+
+def check_positive(owner: object, **values: float) -> None:
+    """Raise a ValueError that names the first value that is no finite number above 0."""
+    check_at_least(owner, 0, **values)
+    for name, value in values.items():
+        if value == 0:
+            raise ValueError(f'{type(owner).__name__}: {name} must be above 0, but is 0')
+
+
+def check_at_least(owner: object, low: float, **values: float) -> None:
+    """Raise a ValueError that names the first value that is no finite number of at least `low`."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float('inf'):
+            raise ValueError(f'{type(owner).__name__}: {name} must be a number of at least {low}, but is {value!r}')
+
+
+class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
+    """Base of the losses: a subclass computes :meth:`elementwise`, this class does all that follows.
+
+    Args:
+        reduction: `'none'`, `'mean'` (divide by `avg_factor`, or where none is given by the number of
+            elements) or `'sum'`.
+        loss_weight: The factor on the result, a number.
+
+    Raises:
+        ValueError: For an unknown reduction, or a loss weight that is no number >= 0.
+    """
+
+    def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0):
+        super().__init__()
+        check_choice(self, 'reduction', reduction, REDUCTIONS)
+        check_at_least(self, 0, loss_weight=loss_weight)
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    @abstractmethod
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss of each element, in float32 or wider, not yet weighted."""
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor | tuple[Tensor, Tensor],
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The weighted and reduced loss, by mmdet's contract.
+
+        Args:
+            pred: The prediction, as the class says.
+            target: The target, as the class says.
+            weight: A factor for each element or for each row.
+            avg_factor: What `'mean'` divides the sum by; a tensor stays on its device. 0 counts as a
+                tiny number, so that a sum of nothing is 0.
+            reduction_override: Takes the place of the reduction given at construction.
+
+        Returns:
+            A scalar, or with `'none'` one value for each element.
+
+        Raises:
+            ValueError: For an unknown reduction, an `avg_factor` beside `'sum'`, or shapes that do not fit.
+        """
+        reduction = self.reduction if reduction_override is None else reduction_override
+        check_choice(self, 'reduction_override', reduction, REDUCTIONS)
+        if reduction == 'sum' and avg_factor is not None:
+            raise ValueError(
+                f"{type(self).__name__}: reduction='sum' does not divide, so avg_factor has no "
+                "meaning with it; use reduction='mean'"
+            )
+        loss = self.elementwise(pred, target)
+        if weight is not None:
+            loss = loss * self._fit(weight, loss)
+        if reduction == 'mean' and avg_factor is not None:
+            tiny = torch.finfo(torch.float32).eps
+            divisor = avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny)
+            loss = loss.sum() / divisor
+        elif reduction == 'mean' and loss.numel():
+            loss = loss.mean()
+        elif reduction != 'none':
+            loss = loss.sum()
+        return self.loss_weight * loss
+
+    def _fit(self, weight: Tensor, loss: Tensor) -> Tensor:
+        """`weight` in a shape that multiplies `loss`: of its shape, of its rows, or flattened."""
+        if weight.shape == loss.shape:
+            return weight
+        if weight.shape == loss.shape[:-1]:
+            return weight.unsqueeze(-1)
+        if weight.numel() == loss.numel():
+            return weight.reshape(loss.shape)
+        raise ValueError(
+            f'{type(self).__name__}: a weight of shape {tuple(weight.shape)} fits no loss of shape '
+            f'{tuple(loss.shape)}; give one weight for each element or for each row'
+        )

@@ -1,0 +1,107 @@
+"""The geometry that the box losses share."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .base import wide
+
+
+def area(wh: Tensor) -> Tensor:
+    """Width times height, (..., 2) -> (...); the gradient of `prod` would ask the host for zeros."""
+    width, height = wh.unbind(-1)
+    return width * height
+
+
+class BoxPair:
+    """Aligned pairs of boxes and the lengths and areas that IoU losses share, computed when asked for.
+
+    A denominator is clamped, never padded: identical boxes have an IoU of exactly 1, and a pair whose
+    union is below `eps` has IoU 0. A box with x2 < x1 or y2 < y1 counts as the empty box at its
+    (x1, y1). Coordinates beyond a quarter of the fourth root of the type's maximum (1e9 in float32)
+    saturate, so that no product overflows.
+
+    Stop a gradient by detaching a value: a property first asked for under `torch.no_grad()` stays without
+    a gradient for everyone after it.
+
+    Args:
+        pred: Predicted boxes (x1, y1, x2, y2), of shape (..., 4), in any unit.
+        target: Their targets, of the same shape and unit.
+        eps: The smallest denominator, an area or a length in that unit.
+
+    Raises:
+        ValueError: Where the shapes differ or do not end in 4.
+    """
+
+    def __init__(self, pred: Tensor, target: Tensor, eps: float = 1e-7):
+        if pred.shape != target.shape or pred.shape[-1:] != (4,):
+            raise ValueError(
+                'pred and target must be aligned boxes (x1, y1, x2, y2) of one shape (n, 4), but are '
+                f'of shapes {tuple(pred.shape)} and {tuple(target.shape)}'
+            )
+        self.eps = eps
+        pred, target = wide(pred, target)
+        limit = torch.finfo(pred.dtype).max ** 0.25 / 4
+        self.top_left, self.bottom_right = self._corners(pred.clamp(-limit, limit))
+        self.target_top_left, self.target_bottom_right = self._corners(target.clamp(-limit, limit))
+
+    @staticmethod
+    def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
+        top_left, bottom_right = boxes.split(2, dim=-1)
+        return top_left, torch.maximum(top_left, bottom_right)
+
+    @cached_property
+    def wh(self) -> Tensor:
+        """Width and height of the predicted boxes, (..., 2)."""
+        return self.bottom_right - self.top_left
+
+    @cached_property
+    def target_wh(self) -> Tensor:
+        """Width and height of the target boxes, (..., 2)."""
+        return self.target_bottom_right - self.target_top_left
+
+    @cached_property
+    def intersection(self) -> Tensor:
+        """Area of the intersection, (...)."""
+        wh = torch.minimum(self.bottom_right, self.target_bottom_right) - torch.maximum(
+            self.top_left, self.target_top_left
+        )
+        return area(wh.clamp(min=0))
+
+    @cached_property
+    def union(self) -> Tensor:
+        """Area of the union, (...)."""
+        return area(self.wh) + area(self.target_wh) - self.intersection
+
+    @cached_property
+    def iou(self) -> Tensor:
+        """Intersection over union in [0, 1], (...)."""
+        iou = self.ratio(self.intersection, self.union)
+        return torch.where(self.union < self.eps, torch.zeros_like(iou), iou)
+
+    @cached_property
+    def enclose_wh(self) -> Tensor:
+        """Width and height of the smallest box that encloses both, (..., 2)."""
+        return torch.maximum(self.bottom_right, self.target_bottom_right) - torch.minimum(
+            self.top_left, self.target_top_left
+        )
+
+    @cached_property
+    def enclose_area(self) -> Tensor:
+        """Area of the smallest box that encloses both, (...)."""
+        return area(self.enclose_wh)
+
+    @cached_property
+    def offset(self) -> Tensor:
+        """From the predicted centre to the target's, (..., 2)."""
+        return (self.target_top_left + self.target_bottom_right - self.top_left - self.bottom_right) / 2
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """Squared distance of the centres over the squared diagonal of the enclosing box, in [0, 1), (...)."""
+        return self.ratio(self.offset.square().sum(-1), self.enclose_wh.square().sum(-1))
+
+    def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        """`numerator / denominator`, the denominator not below `eps`."""
+        return numerator / denominator.clamp(min=self.eps)

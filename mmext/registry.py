@@ -1,0 +1,42 @@
+"""The mmext scope of OpenMMLab's registries.
+
+mmengine imports this module when it meets a type such as `mmext.IoULoss`, so no config needs
+`custom_imports`. Each registry is a direct child of mmengine's root, where every OpenMMLab project
+finds it; the modules named in `locations` are imported when the first type of theirs is asked for.
+
+Keep it free of heavy imports: mmengine swallows an ImportError raised here.
+"""
+
+from importlib.util import find_spec
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+SCOPE = 'mmext'
+
+
+def _child(parent: Registry, *locations: str) -> Registry:
+    return Registry(parent.name, parent=parent, scope=SCOPE, locations=list(locations))
+
+
+# The heads extend mmdet's; the losses serve projects that have no mmdet.
+_HEADS = ('mmext.heads',) if find_spec('mmdet') else ()
+
+MODELS = _child(root.MODELS, 'mmext.losses', *_HEADS)
+HOOKS = _child(root.HOOKS, 'mmext.hooks')
+
+# Nothing of mmext's own yet, but dicts in its configs carry the scope, and mmengine warns where
+# the scope has no registry of the kind.
+DATASETS = _child(root.DATASETS)
+DATA_SAMPLERS = _child(root.DATA_SAMPLERS)
+EVALUATOR = _child(root.EVALUATOR)
+LOOPS = _child(root.LOOPS)
+METRICS = _child(root.METRICS)
+OPTIMIZERS = _child(root.OPTIMIZERS)
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS)
+OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS)
+PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS)
+TASK_UTILS = _child(root.TASK_UTILS)
+TRANSFORMS = _child(root.TRANSFORMS)
+VISBACKENDS = _child(root.VISBACKENDS)
+VISUALIZERS = _child(root.VISUALIZERS)
