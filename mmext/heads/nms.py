@@ -1,0 +1,39 @@
+"""Non-maximum suppression where mmcv has no operators for the device."""
+
+from functools import cache
+from importlib.util import find_spec
+
+from mmcv.ops import batched_nms, get_compiling_cuda_version
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+
+
+@cache
+def lacks_cuda_ops() -> bool:
+    """Whether mmcv was built without CUDA: then its operators fail on CUDA tensors."""
+    return get_compiling_cuda_version() == 'not available'
+
+
+def suppress(results: InstanceData, nms: ConfigDict) -> InstanceData:
+    """Mmdet's per-class NMS, for boxes on a device for which mmcv was built without operators.
+
+    torchvision's operator keeps the work on the device; where it is missing, or for another kind of NMS than `nms`, the
+    boxes make a trip to the CPU.
+
+    Args:
+        results: `bboxes` (n, 4), `scores` (n,) and `labels` (n,), on any device.
+        nms: The config of mmcv's `batched_nms`.
+
+    Returns:
+        The results that stay, from the highest score down.
+    """
+    if nms.get('type', 'nms') == 'nms' and not nms.get('class_agnostic') and find_spec('torchvision'):
+        from torchvision.ops import batched_nms as device_nms
+
+        keep = device_nms(results.bboxes.float(), results.scores.float(), results.labels, nms.iou_threshold)
+        return results[keep[: nms.get('max_num', len(keep))]]
+    boxes, scores, labels = (value.cpu() for value in (results.bboxes, results.scores, results.labels))
+    detections, keep = batched_nms(boxes, scores, labels, nms)
+    results = results[keep.to(results.bboxes.device)]
+    results.scores = detections[:, -1].to(results.scores)
+    return results
