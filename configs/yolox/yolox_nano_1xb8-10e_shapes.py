@@ -1,0 +1,49 @@
+# A YOLOX as narrow as nano, but with full convolutions, on the embedded data set: minutes on two cores.
+# The baseline, with stock losses.
+_base_ = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
+
+dataset = dict(
+    type='mmdet.CocoDataset', data_root='data/shapes/', metainfo=dict(classes=('circle', 'triangle', 'star'))
+)
+load = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
+train_pipeline = [
+    *load,
+    dict(type='mmdet.RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='mmdet.PackDetInputs'),
+]
+test_pipeline = [
+    *load,
+    dict(type='mmdet.Resize', scale_factor=1.0),
+    dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+
+model = dict(
+    data_preprocessor=dict(batch_augments=None),
+    backbone=dict(use_depthwise=False),
+    neck=dict(use_depthwise=False),
+    bbox_head=dict(type='mmext.YOLOXHead', num_classes=3, use_depthwise=False),
+)
+
+train_dataset = dict(
+    **dataset, data_prefix=dict(img='train/'), ann_file='annotations/train.json', pipeline=train_pipeline
+)
+val_dataset = dict(
+    **dataset, data_prefix=dict(img='val/'), ann_file='annotations/val.json', test_mode=True, pipeline=test_pipeline
+)
+train_dataloader = dict(num_workers=1, dataset=dict(_delete_=True, **train_dataset))
+val_dataloader = dict(num_workers=1, dataset=dict(_delete_=True, **val_dataset))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file='data/shapes/annotations/val.json', classwise=True)
+test_evaluator = val_evaluator
+
+train_cfg = dict(max_epochs=10, val_interval=5)
+optim_wrapper = dict(optimizer=dict(lr=0.02))
+param_scheduler = [
+    dict(type='mmdet.QuadraticWarmupLR', begin=0, end=1, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=2e-4, begin=1, end=10, T_max=9, convert_to_iter_based=True),
+]
+auto_scale_lr = dict(base_batch_size=8)
+default_hooks = dict(checkpoint=dict(interval=5, max_keep_ckpts=1), logger=dict(interval=50))
+custom_hooks = [
+    dict(type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.001, update_buffers=True, priority=49),
+]

@@ -1,0 +1,6 @@
+# Alpha-CIoU for the boxes, with the paper's power 3.
+_base_ = './yolox_nano_1xb8-60e_bccd.py'
+model = dict(
+    bbox_head=dict(
+        loss_bbox=dict(
+            _delete_=True, type='mmext.IoULoss', variant='ciou', alpha=3.0, reduction='sum', loss_weight=5.0)))

@@ -1,0 +1,6 @@
+# DIoU loss for the boxes: the centres are pulled together.
+_base_ = './yolox_s_8xb8-300e_coco.py'
+model = dict(
+    bbox_head=dict(
+        loss_bbox=dict(
+            _delete_=True, type='mmext.IoULoss', variant='diou', reduction='sum', loss_weight=5.0)))

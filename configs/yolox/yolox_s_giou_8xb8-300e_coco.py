@@ -1,0 +1,6 @@
+# GIoU loss for the boxes: boxes apart are pulled together.
+_base_ = './yolox_s_8xb8-300e_coco.py'
+model = dict(
+    bbox_head=dict(
+        loss_bbox=dict(
+            _delete_=True, type='mmext.IoULoss', variant='giou', reduction='sum', loss_weight=5.0)))

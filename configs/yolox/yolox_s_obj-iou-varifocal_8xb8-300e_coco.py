@@ -1,0 +1,8 @@
+# The objectness learns the IoU, by varifocal loss; then the classes need not.
+_base_ = './yolox_s_8xb8-300e_coco.py'
+model = dict(
+    bbox_head=dict(
+        obj_target='iou',
+        cls_target='hard',
+        loss_obj=dict(
+            _delete_=True, type='mmext.VarifocalLoss', alpha=0.75, gamma=2.0, reduction='sum', loss_weight=1.0)))

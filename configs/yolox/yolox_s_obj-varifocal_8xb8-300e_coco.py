@@ -1,0 +1,6 @@
+# Varifocal loss for the objectness: as focal, but the positives keep their full weight.
+_base_ = './yolox_s_8xb8-300e_coco.py'
+model = dict(
+    bbox_head=dict(
+        loss_obj=dict(
+            _delete_=True, type='mmext.VarifocalLoss', alpha=0.75, gamma=2.0, reduction='sum', loss_weight=1.0)))
