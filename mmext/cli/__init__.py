@@ -1,0 +1,1 @@
+"""What the `mmext` command and the scripts of tools/ run."""

@@ -1,0 +1,82 @@
+"""Evaluate a checkpoint; mmdet's command line."""
+
+import argparse
+from collections.abc import Sequence
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+
+from .common import add_hook, build_runner, check_file, load_config, parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of `mmext test`."""
+    arguments = parser(__doc__)
+    arguments.add_argument('checkpoint', help='checkpoint file')
+    arguments.add_argument('--out', metavar='FILE.pkl', help='write the predictions to this pickle file')
+    arguments.add_argument('--show', action='store_true', help='show the predictions in a window')
+    arguments.add_argument('--show-dir', help='draw predictions beside the ground truth into work_dir/TIME/SHOW_DIR')
+    arguments.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image (2)')
+    arguments.add_argument('--tta', action='store_true', help='test-time augmentation')
+    args = arguments.parse_args(argv)
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        arguments.error(f'--out must end in .pkl or .pickle, but is {args.out!r}')
+    return args
+
+
+def add_tta(config: Config) -> None:
+    """Wrap the model and the pipeline for test-time augmentation: the config's own, or else a flip.
+
+    Raises:
+        ValueError: Where the test pipeline does not end in PackDetInputs, which must follow the augmentation.
+    """
+    dataset = config.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_model' not in config:
+        config.tta_model = dict(
+            type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+        )
+    if 'tta_pipeline' not in config:
+        config.tta_pipeline = flip(dataset.pipeline)
+    config.model = ConfigDict(**config.tta_model, module=config.model)
+    dataset.pipeline = config.tta_pipeline
+
+
+def flip(pipeline: Sequence[dict]) -> list[dict]:
+    """The test pipeline, with each image as it is and mirrored."""
+    *load, pack = deepcopy(list(pipeline))
+    if not pack['type'].endswith('PackDetInputs'):
+        raise ValueError(
+            f'--tta needs a test pipeline that ends in PackDetInputs, but it ends in {pack["type"]}; give the '
+            'config a tta_pipeline'
+        )
+    pack['meta_keys'] = (
+        *pack.get('meta_keys', ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+        'flip',
+        'flip_direction',
+    )
+    flips = [dict(type='mmdet.RandomFlip', prob=probability) for probability in (1.0, 0.0)]
+    return [*load, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluate, and log one table."""
+    args = parse_args(argv)
+    config = load_config(args)
+    config.load_from = check_file(args.checkpoint, 'checkpoint')
+    init_default_scope(config.get('default_scope', 'mmdet'))
+    if args.show or args.show_dir:
+        from mmdet.engine.hooks.utils import trigger_visualization_hook
+
+        config = trigger_visualization_hook(config, args)
+    if args.tta:
+        add_tta(config)
+    add_hook(config, 'mmext.ReportHook')
+    runner = build_runner(config)
+    if args.out:
+        from mmdet.evaluation import DumpDetResults
+
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()

@@ -1,0 +1,62 @@
+"""Train and evaluate a detector; mmdet's command line."""
+
+import argparse
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+
+from .common import add_hook, build_runner, check_file, load_config, parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of `mmext train`."""
+    arguments = parser(__doc__)
+    arguments.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    arguments.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the batch over all GPUs, relative to auto_scale_lr.base_batch_size',
+    )
+    arguments.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint; without a value from the latest in the work dir',
+    )
+    return arguments.parse_args(argv)
+
+
+def apply(args: argparse.Namespace, config: Config) -> None:
+    """Write what the arguments ask for into the config.
+
+    Raises:
+        ValueError: For `--amp` without an accelerator, or `--auto-scale-lr` without a base batch size.
+    """
+    if args.amp:
+        if get_device() == 'cpu':
+            raise ValueError('--amp needs an accelerator, and torch sees none here: train without --amp')
+        config.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in config.get('auto_scale_lr', {}):
+            raise ValueError(
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config: the batch, over '
+                'all GPUs, that its learning rate was chosen for'
+            )
+        config.auto_scale_lr.enable = True
+    if args.resume:
+        config.resume = True
+        config.load_from = None if args.resume == 'auto' else check_file(args.resume, 'checkpoint')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, evaluate, and leave log, checkpoints, curves and pictures in the work dir."""
+    args = parse_args(argv)
+    config = load_config(args)
+    apply(args, config)
+    init_default_scope(config.get('default_scope', 'mmdet'))
+    for hook in ('mmext.CheckHook', 'mmext.ReportHook'):
+        add_hook(config, hook)
+    build_runner(config).train()

@@ -1,0 +1,127 @@
+"""What a run leaves behind: one table, curves and pictures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from terminaltables import AsciiTable
+
+from mmext.registry import HOOKS
+from mmext.visualization import draw_predictions, plot_curves
+
+# What the field calls COCO's metrics.
+NAMES = {'bbox_mAP': 'AP', 'bbox_mAP_50': 'AP50', 'bbox_mAP_75': 'AP75'}
+LEFT_OUT = ('bbox_mAP_s', 'bbox_mAP_m', 'bbox_mAP_l', 'bbox_mAP_copypaste')
+
+
+def summarise(metrics: dict[str, float]) -> dict[str, float]:
+    """AP, AP50, AP75 and the AP of each class, from mmdet's CocoMetric; the metrics of another as they are."""
+    summary = {}
+    for key, value in metrics.items():
+        name = key.split('/', 1)[-1]
+        if name not in LEFT_OUT and isinstance(value, (int, float)):
+            summary[NAMES.get(name, f'AP {name[: -len("_precision")]}' if name.endswith('_precision') else name)] = (
+                value
+            )
+    return summary
+
+
+@HOOKS.register_module()
+class ReportHook(Hook):
+    """At the end of a run log one table of the last evaluation, and where everything is.
+
+    After training it also writes the curves of losses and AP, `curves.png`, and predictions beside the ground truth,
+    `pictures/`, into the work dir.
+
+    Args:
+        num_pictures: How many images of the last evaluation are drawn, at least 0.
+        score_thr: The lowest score of a drawn prediction, in [0, 1].
+
+    Raises:
+        ValueError: Where an argument is outside its range.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, num_pictures: int = 8, score_thr: float = 0.3):
+        if num_pictures < 0 or not 0 <= score_thr <= 1:
+            raise ValueError(
+                'ReportHook: num_pictures must be at least 0 and score_thr in [0, 1], but they are '
+                f'{num_pictures!r} and {score_thr!r}'
+            )
+        self.num_pictures = num_pictures
+        self.score_thr = score_thr
+        self.metrics: dict[str, float] = {}
+        self.samples: list[BaseDataElement] = []
+        self.first_iter: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Note where training starts: past 0 it goes on with an earlier run's curves."""
+        self.first_iter = runner.iter
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Forget the pictures of the evaluation before."""
+        self.samples = []
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[BaseDataElement] | None = None,
+    ) -> None:
+        """Keep the first predictions for the pictures."""
+        self.samples += [sample.cpu() for sample in outputs[: self.num_pictures - len(self.samples)]]
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Keep the metrics for the table."""
+        self.metrics = metrics or {}
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Keep the metrics for the table."""
+        self.metrics = metrics or {}
+
+    @master_only
+    def after_run(self, runner: Runner) -> None:
+        """Write the pictures and log the table."""
+        places = {'log': Path(runner.log_dir, f'{runner.timestamp}.log')}
+        if self.first_iter is not None:
+            places.update(self._after_training(runner))
+        rows = [[name, f'{value:.3f}'] for name, value in summarise(self.metrics).items()]
+        table = (
+            AsciiTable([['metric', 'value'], *rows], title='evaluation').table if rows else 'no evaluation in this run'
+        )
+        lines = [f'{name + ":":12}{path}' for name, path in places.items()]
+        runner.logger.info('\n'.join(['', table, *lines]))
+
+    def _after_training(self, runner: Runner) -> dict[str, Path]:
+        places = {}
+        work_dir = Path(runner.work_dir)
+        last = work_dir / 'last_checkpoint'
+        if last.is_file():
+            places['checkpoint'] = Path(last.read_text().strip())
+        records = read_scalars(Path(runner.log_dir), resumed=self.first_iter > 0)
+        if records:
+            places['curves'] = plot_curves(records, work_dir / 'curves.png')
+        if self.samples:
+            places['pictures'] = draw_predictions(
+                self.samples, runner.visualizer, work_dir / 'pictures', self.score_thr
+            )
+        return places
+
+
+def read_scalars(log_dir: Path, resumed: bool) -> list[dict]:
+    """What mmengine's local backend wrote, a record for each logged step.
+
+    Args:
+        log_dir: The folder of the run, named by its time, in the work dir.
+        resumed: Read the runs before it in the same work dir, too.
+    """
+    files = (
+        sorted(log_dir.parent.glob('*/vis_data/scalars.json')) if resumed else [log_dir / 'vis_data' / 'scalars.json']
+    )
+    return [json.loads(line) for file in files if file.is_file() for line in file.read_text().splitlines()]
