@@ -1,0 +1,45 @@
+# `make` lists the targets. Each sets up what it needs in .venv, once.
+#   SYSTEM_TORCH=1   use the torch of the system's python, as in containers and on clusters
+#   PYTHON=python3   the interpreter that .venv is made with
+#   MAX_JOBS=N       how many compilers build mmcv's operators (default: the number of cores)
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export MAX_JOBS ?= $(shell nproc)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+CONSTRAINTS := requirements/constraints.txt
+SETTINGS := Makefile setup.cfg pyproject.toml tools/setup_env.sh $(CONSTRAINTS)
+DEMO_CONFIG := configs/yolox/yolox_nano_recommended_1xb8-10e_shapes.py
+
+.PHONY: help demo test lint ops clean
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run  ## train the recommended losses on drawn shapes, evaluate, draw pictures: minutes on a CPU
+	$(BIN)/python tools/make_shapes.py
+	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir work_dirs/demo
+
+test: $(VENV)/.dev  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+ops:  ## build mmcv's operators anew, past pip's cache: the remedy for a broken set-up
+	tools/setup_env.sh ops
+
+clean:  ## remove .venv and what builds leave behind; data and work_dirs stay
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/.run: $(SETTINGS)
+	tools/setup_env.sh run
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	tools/setup_env.sh dev
+	touch $@

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Set up .venv; called by make.
+#   setup_env.sh run    what training needs: torch, the OpenMMLab stack with mmcv's operators, mmext
+#   setup_env.sh dev    and what the tests and the lint need
+#   setup_env.sh ops    build mmcv's operators anew, past pip's cache
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+VENV=.venv
+CONSTRAINTS=$VENV/constraints.txt
+PIP="$VENV/bin/python -m pip --disable-pip-version-check"
+INSTALL="$PIP install --no-build-isolation --constraint $CONSTRAINTS"
+
+say() { printf '\n[%s] %s\n' "$(date +%T)" "$*"; }
+
+fail() {
+    printf '\nset-up failed: %s\n' "$*" >&2
+    exit 1
+}
+
+make_venv() {
+    [ -x $VENV/bin/python ] && return
+    say "making $VENV with $("$PYTHON" --version)"
+    "$PYTHON" -m venv $VENV
+}
+
+install_torch() {
+    cp requirements/constraints.txt $CONSTRAINTS
+    if [ -n "${SYSTEM_TORCH:-}" ]; then
+        share_system_torch
+    else
+        say "installing torch (seconds to minutes)"
+    fi
+    $INSTALL --quiet torch numpy setuptools wheel ninja psutil
+}
+
+# A .pth file, since `venv --system-site-packages` does not see an interpreter that is itself in a virtual environment.
+share_system_torch() {
+    local torch
+    torch=$("$PYTHON" -c 'import torch; print(torch.__version__)') ||
+        fail "SYSTEM_TORCH=1, but $PYTHON cannot import torch: install it there, or run make without SYSTEM_TORCH"
+    say "using torch $torch of $PYTHON"
+    "$PYTHON" -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+        > "$($VENV/bin/python -c 'import site; print(site.getsitepackages()[0])')/system_torch.pth"
+    # Nothing may replace what that torch was built with.
+    sed -i '/^\(torch\|torchvision\|numpy\)==/d' $CONSTRAINTS
+    echo "torch==$torch" >> $CONSTRAINTS
+}
+
+# Where torch sees a GPU, mmcv's setup.py builds CUDA operators and needs an nvcc of torch's CUDA version. Without one, the
+# GPU is hidden from the build: mmext's head then takes torchvision's NMS, or the CPU's.
+build_environment() {
+    $VENV/bin/python - << 'PY'
+import re, shutil, subprocess, torch
+nvcc = shutil.which('nvcc')
+release = nvcc and re.search(r'release (\d+)', subprocess.run([nvcc, '--version'], capture_output=True, text=True).stdout)
+fits = bool(release) and (torch.version.cuda or '').split('.')[0] == release[1]
+print('MMCV_WITH_OPS=1' if torch.cuda.is_available() and fits else 'MMCV_WITH_OPS=1 CUDA_VISIBLE_DEVICES=')
+PY
+}
+
+install_mmcv() {
+    say 'installing mmcv with its operators: seconds where pip has kept the wheel, else ten minutes of building on two cores'
+    env $(build_environment) $INSTALL "$@" "$(grep '^onedl-mmcv==' $CONSTRAINTS)"
+}
+
+install_torchvision() {
+    $VENV/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || return 0
+    $VENV/bin/python -c 'import torchvision' 2> /dev/null || $INSTALL --quiet torchvision
+}
+
+check_ops() {
+    $VENV/bin/python -c 'import torch, mmcv._ext' || fail "mmcv has no compiled operators, or they do not fit this torch. \
+Run \`make ops\`, which builds them anew, and then again what you ran. It needs a C++ compiler (Debian: apt install g++)."
+}
+
+case "${1:-}" in
+run)
+    make_venv
+    install_torch
+    install_mmcv
+    install_torchvision
+    say 'installing the rest of the OpenMMLab stack and mmext (about a minute)'
+    $INSTALL --quiet --editable '.[onedl]'
+    check_ops
+    say 'set up: the next time this takes no time'
+    ;;
+dev)
+    say 'installing what the tests need (about a minute)'
+    $INSTALL --quiet --editable '.[onedl,dev]'
+    check_ops
+    ;;
+ops)
+    [ -f $CONSTRAINTS ] || fail "there is no $VENV yet: run \`make demo\` or \`make test\`"
+    install_mmcv --force-reinstall --no-deps --no-cache-dir
+    check_ops
+    say "mmcv's operators are there"
+    ;;
+*)
+    sed -n 's/^# \{0,1\}//p' "$0" | head -4
+    exit 2
+    ;;
+esac
