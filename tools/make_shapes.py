@@ -4,7 +4,7 @@ The classes are as uneven as in many real data sets (85, 10 and 5 % of the objec
 objects are small and many are partly hidden, and yet a small detector learns them in minutes.
 
 Example:
-    python tools/make_shapes.py data/shapes --train 800 --val 120
+    python tools/make_shapes.py data/shapes --train 800 --val 200
 """
 
 import argparse
@@ -27,14 +27,14 @@ OUTLINES = {
 CLASSES = tuple(OUTLINES)
 SHARES = (0.85, 0.10, 0.05)
 SPLITS = ('train', 'val')
-SMALLEST_SIDE = 12
+SMALLEST_SIDE = 16
 SMALL_SIDE = 32
-SMALL_SHARE = 0.4
+SMALL_SHARE = 0.38
 MIN_VISIBLE = 0.4
 HIDDEN_BELOW = 0.95
 MIN_CONTRAST = 90
 # Raise it with every change to the drawing, so that an older data set is drawn afresh.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -97,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         help='where to write the data set',
     )
     parser.add_argument('--train', type=at_least(1), default=800, metavar='N', help='number of training images')
-    parser.add_argument('--val', type=at_least(1), default=120, metavar='N', help='number of validation images')
+    parser.add_argument('--val', type=at_least(1), default=200, metavar='N', help='number of validation images')
     parser.add_argument(
         '--size', type=at_least(64), default=192, metavar='PX', help='width and height of an image, 64 or more'
     )
@@ -221,7 +221,7 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
     objects = []
     for _ in range(rng.integers(4, 10)):
         add_shape(rng, canvas, pad, objects)
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(0, 3)):
         add_bar(rng, canvas, objects)
     image = canvas[pad:-pad, pad:-pad] * np.float32(rng.uniform(0.85, 1.1))
     image += 4 * rng.standard_normal((size, size, 1), dtype=np.float32)
@@ -271,7 +271,7 @@ def add_shape(rng: np.random.Generator, canvas: np.ndarray, pad: int, objects: l
 
 
 def draw_side(rng: np.random.Generator, size: int) -> float:
-    """Return a random side length from 12 px to a third of the image, often below 32 px."""
+    """Return a random side length from 16 px to a third of the image, often below 32 px."""
     largest = size / 3
     limit = min(SMALL_SIDE, largest)
     if rng.random() < SMALL_SHARE:

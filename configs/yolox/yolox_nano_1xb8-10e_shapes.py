@@ -5,16 +5,27 @@ _base_ = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
 dataset = dict(
     type='mmdet.CocoDataset', data_root='data/shapes/', metainfo=dict(classes=('circle', 'triangle', 'star'))
 )
-load = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
+load = dict(type='LoadImageFromFile')
+annotations = dict(type='mmdet.LoadAnnotations', with_bbox=True)
+resize = dict(type='mmdet.Resize', scale=(192, 192), keep_ratio=True)
 train_pipeline = [
-    *load,
+    load,
+    annotations,
     dict(type='mmdet.RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='mmdet.PackDetInputs'),
 ]
-test_pipeline = [
-    *load,
-    dict(type='mmdet.Resize', scale_factor=1.0),
-    dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+test_pipeline = [load, resize, annotations, dict(type='mmdet.PackDetInputs', meta_keys=meta_keys)]
+tta_pipeline = [
+    load,
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='mmdet.Resize', scale=(side, side), keep_ratio=True) for side in (160, 192, 256)],
+            [dict(type='mmdet.RandomFlip', prob=probability) for probability in (1.0, 0.0)],
+            [annotations],
+            [dict(type='mmdet.PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
+        ]),
 ]
 
 model = dict(

@@ -19,11 +19,18 @@ train_pipeline = [
     dict(type='mmdet.RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='mmdet.PackDetInputs'),
 ]
-test_pipeline = [
+meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+test_pipeline = [load, resize, annotations, dict(type='mmdet.PackDetInputs', meta_keys=meta_keys)]
+tta_pipeline = [
     load,
-    resize,
-    annotations,
-    dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='mmdet.Resize', scale=(side, side), keep_ratio=True) for side in (256, 320, 416)],
+            [dict(type='mmdet.RandomFlip', prob=probability) for probability in (1.0, 0.0)],
+            [annotations],
+            [dict(type='mmdet.PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
+        ]),
 ]
 
 model = dict(data_preprocessor=dict(batch_augments=None), bbox_head=dict(type='mmext.YOLOXHead', num_classes=3))

@@ -8,27 +8,41 @@ from torch import Tensor, nn
 REDUCTIONS = ('none', 'mean', 'sum')
 
 
+class _FromHalf(torch.autograd.Function):
+    """float16 to float32, with a gradient that saturates at float16's range instead of overflowing."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        return tensor.float()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        limit = torch.finfo(torch.float16).max
+        return gradient.clamp(-limit, limit).half()
+
+
 def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in their common floating type, float32 or wider."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor.to(dtype) for tensor in tensors)
+    return tuple((_FromHalf.apply(tensor) if tensor.dtype == torch.float16 else tensor).to(dtype) for tensor in tensors)
 
 
-def power(base: Tensor, exponent: float, floor: float = 1e-14) -> Tensor:
-    r"""`base**exponent` for `base >= 0`, with a finite gradient at 0 for every exponent >= 0.
+def power(base: Tensor, exponent: float) -> Tensor:
+    """`base**exponent` for `base >= 0` and `exponent >= 0`, with a gradient that is finite at 0, too.
 
-    An exponent below 1 has an infinite slope at 0: there, below `floor`, the chord from 0 takes the
-    place of the curve. The values differ by less than `floor**exponent`. A base below 0, a rounding error
-    of a difference that cannot be negative, counts as 0.
+    An exponent below 1 has an infinite slope at 0, where any rounding error of the base would become a large gradient:
+    a base below the resolution of its type counts as 0 there, and has no gradient. So does a base below 0, the
+    rounding error of a difference that cannot be negative.
     """
     if exponent == 0:
         return torch.ones_like(base)
-    base = base.clamp(min=0)
     if exponent >= 1:
+        base = base.clamp(min=0)
         return base if exponent == 1 else base.pow(exponent)
-    return torch.where(base > floor, base.clamp(min=floor).pow(exponent), base * floor ** (exponent - 1))
+    resolution = torch.finfo(base.dtype).eps
+    return torch.where(base > resolution, base.clamp(min=resolution).pow(exponent), 0.0)
 
 
 def check_choice(owner: object, name: str, value: object, choices: tuple) -> None:

@@ -1,11 +1,24 @@
 """The geometry that the box losses share."""
 
-from functools import cached_property
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .base import wide
+
+
+class Lazy:
+    """`functools.cached_property` without the lock that Python 3.11 still takes, and `torch.compile` cannot enter."""
+
+    def __init__(self, compute: Callable[['BoxPair'], Tensor]):
+        self.compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, pair: 'BoxPair', owner: type) -> Tensor:
+        value = self.compute(pair)
+        setattr(pair, self.compute.__name__, value)
+        return value
 
 
 def area(wh: Tensor) -> Tensor:
@@ -51,17 +64,17 @@ class BoxPair:
         top_left, bottom_right = boxes.split(2, dim=-1)
         return top_left, torch.maximum(top_left, bottom_right)
 
-    @cached_property
+    @Lazy
     def wh(self) -> Tensor:
         """Width and height of the predicted boxes, (..., 2)."""
         return self.bottom_right - self.top_left
 
-    @cached_property
+    @Lazy
     def target_wh(self) -> Tensor:
         """Width and height of the target boxes, (..., 2)."""
         return self.target_bottom_right - self.target_top_left
 
-    @cached_property
+    @Lazy
     def intersection(self) -> Tensor:
         """Area of the intersection, (...)."""
         wh = torch.minimum(self.bottom_right, self.target_bottom_right) - torch.maximum(
@@ -69,35 +82,35 @@ class BoxPair:
         )
         return area(wh.clamp(min=0))
 
-    @cached_property
+    @Lazy
     def union(self) -> Tensor:
         """Area of the union, (...)."""
         return area(self.wh) + area(self.target_wh) - self.intersection
 
-    @cached_property
+    @Lazy
     def iou(self) -> Tensor:
         """Intersection over union in [0, 1], (...)."""
         iou = self.ratio(self.intersection, self.union)
         return torch.where(self.union < self.eps, torch.zeros_like(iou), iou)
 
-    @cached_property
+    @Lazy
     def enclose_wh(self) -> Tensor:
         """Width and height of the smallest box that encloses both, (..., 2)."""
         return torch.maximum(self.bottom_right, self.target_bottom_right) - torch.minimum(
             self.top_left, self.target_top_left
         )
 
-    @cached_property
+    @Lazy
     def enclose_area(self) -> Tensor:
         """Area of the smallest box that encloses both, (...)."""
         return area(self.enclose_wh)
 
-    @cached_property
+    @Lazy
     def offset(self) -> Tensor:
         """From the predicted centre to the target's, (..., 2)."""
-        return (self.target_top_left + self.target_bottom_right - self.top_left - self.bottom_right) / 2
+        return (self.target_top_left - self.top_left + (self.target_bottom_right - self.bottom_right)) / 2
 
-    @cached_property
+    @Lazy
     def distance(self) -> Tensor:
         """Squared distance of the centres over the squared diagonal of the enclosing box, in [0, 1), (...)."""
         return self.ratio(self.offset.square().sum(-1), self.enclose_wh.square().sum(-1))

@@ -27,14 +27,17 @@ def draw_predictions(
     """
     for sample in samples:
         image = mmcv.imread(sample.img_path, channel_order='rgb')
-        zoom = max(1, -(-SMALLEST_SIDE // min(image.shape[:2])))
+        height, width = image.shape[:2]
+        zoom = max(1, -(-SMALLEST_SIDE // min(height, width)))
         sample = sample.clone()
         for instances in (sample.get('gt_instances'), sample.pred_instances):
             if instances is not None:
-                instances.bboxes = instances.bboxes * zoom
+                # An untrained model predicts boxes of any size, even infinite.
+                edge = instances.bboxes.new_tensor([width, height, width, height])
+                instances.bboxes = instances.bboxes.nan_to_num().clamp(min=0).minimum(edge) * zoom
         visualizer.add_datasample(
             'picture',
-            mmcv.imresize(image, (image.shape[1] * zoom, image.shape[0] * zoom)),
+            mmcv.imresize(image, (width * zoom, height * zoom)),
             data_sample=sample,
             pred_score_thr=score_thr,
             out_file=str(out_dir / f'{Path(sample.img_path).stem}.png'),

@@ -1,0 +1,56 @@
+"""What the tests share."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+# The other core runs the other process: spinning threads would slow both down.
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker('gpu'):
+                item.add_marker(pytest.mark.skip(reason='needs an NVIDIA GPU, and torch sees none'))
+
+
+def load_tool(name: str) -> ModuleType:
+    """A script of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*command: object, check: bool = True) -> subprocess.CompletedProcess:
+    """Run a command in a fresh process, in the root of the checkout."""
+    result = subprocess.run(
+        [str(word) for word in command],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not check or result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory) -> Path:
+    """A small data set."""
+    folder = tmp_path_factory.mktemp('shapes')
+    load_tool('make_shapes').main([str(folder), '--train', '8', '--val', '4', '--size', '96'])
+    assert len(json.loads((folder / 'annotations' / 'val.json').read_text())['images']) == 4
+    return folder

@@ -1,0 +1,272 @@
+"""Classification losses: values by hand, the peers, extreme logits, targets in every form."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.models import losses as mmdet_losses
+
+from mmext.losses import (
+    FocalLoss,
+    QualityFocalLoss,
+    SoftmaxFocalLoss,
+    VarifocalLoss,
+    focal_loss,
+    quality_focal_loss,
+    softmax_focal_loss,
+    varifocal_loss,
+)
+
+LN2 = math.log(2)
+SIGMOID = [(focal_loss, FocalLoss), (varifocal_loss, VarifocalLoss), (quality_focal_loss, QualityFocalLoss)]
+FOCUS = {focal_loss: 'gamma', varifocal_loss: 'gamma', quality_focal_loss: 'beta'}
+
+
+def logits_and_scores(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    logit, score = torch.randn(2, 40, 3, generator=generator, dtype=torch.float64)
+    return logit.mul(3).to(dtype), (score.sigmoid() * (score > 0)).to(dtype)
+
+
+def value(function, logit, target, **arguments):
+    logit = torch.tensor([[logit]], dtype=torch.float64)
+    return function(logit, torch.tensor([[target]], dtype=torch.float64), **arguments).item()
+
+
+class TestByHand:
+    """At logit 0, p is 1/2 and every log is ln 2; at ln 3, p is 3/4."""
+
+    def test_focal(self):
+        assert value(focal_loss, 0.0, 1.0) == pytest.approx(0.25 / 4 * LN2)
+        assert value(focal_loss, 0.0, 0.0) == pytest.approx(0.75 / 4 * LN2)
+        assert value(focal_loss, math.log(3), 1.0, alpha=0.5, gamma=3.0) == pytest.approx(0.5 / 64 * math.log(4 / 3))
+        assert value(focal_loss, math.log(3), 0.0, alpha=0.5, gamma=1.0) == pytest.approx(0.5 * 0.75 * math.log(4))
+
+    def test_varifocal(self):
+        assert value(varifocal_loss, 0.0, 0.6) == pytest.approx(0.6 * LN2)
+        assert value(varifocal_loss, 0.0, 0.6, iou_weighted=False) == pytest.approx(LN2)
+        assert value(varifocal_loss, 0.0, 0.0) == pytest.approx(0.75 / 4 * LN2)
+        assert value(varifocal_loss, math.log(3), 0.0, alpha=2.0, gamma=1.0) == pytest.approx(2 * 0.75 * math.log(4))
+
+    def test_quality_focal(self):
+        assert value(quality_focal_loss, 0.0, 1.0) == pytest.approx(LN2 / 4)
+        assert value(quality_focal_loss, 0.0, 0.5) == 0
+        assert value(quality_focal_loss, math.log(3), 0.25, beta=1.0) == pytest.approx(
+            0.5 * (0.25 * math.log(4 / 3) + 0.75 * math.log(4))
+        )
+
+    def test_softmax_focal(self):
+        logit = torch.tensor([[0.0, math.log(2), 0.0]], dtype=torch.float64)
+        assert softmax_focal_loss(logit, torch.tensor([1])).item() == pytest.approx(LN2 / 4)
+        assert softmax_focal_loss(logit, torch.tensor([0]), gamma=1.0).item() == pytest.approx(0.75 * math.log(4))
+        weighted = softmax_focal_loss(logit, torch.tensor([0]), alpha=[2.0, 3.0, 5.0], gamma=1.0)
+        assert weighted.item() == pytest.approx(2 * 0.75 * math.log(4))
+
+    @pytest.mark.parametrize(('background_index', 'weights'), [(0, [0.3, 0.7, 0.7]), (-1, [0.7, 0.7, 0.3])])
+    def test_softmax_focal_with_one_alpha(self, background_index, weights):
+        logit, label = torch.zeros(3, 3, dtype=torch.float64), torch.arange(3)
+        loss = SoftmaxFocalLoss(alpha=0.3, gamma=0.0, background_index=background_index, reduction='none')
+        expected = torch.tensor(weights, dtype=torch.float64) * math.log(3)
+        torch.testing.assert_close(loss(logit, label), expected)
+
+
+class TestRelations:
+    @pytest.mark.parametrize(('function', '_module'), SIGMOID)
+    def test_without_focus_it_is_weighted_bce(self, function, _module):
+        logit, score = logits_and_scores()
+        target = (score > 0).double()
+        bce = F.binary_cross_entropy_with_logits(logit, target, reduction='none')
+        arguments = {FOCUS[function]: 0.0}
+        if function is focal_loss:
+            torch.testing.assert_close(function(logit, target, alpha=0.5, **arguments), bce / 2)
+            alpha = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+            expected = torch.where(target == 1, alpha, 1 - alpha) * bce
+            torch.testing.assert_close(function(logit, target, alpha=[0.2, 0.5, 0.9], **arguments), expected)
+        elif function is varifocal_loss:
+            torch.testing.assert_close(function(logit, target, alpha=1.0, **arguments), bce)
+        else:
+            torch.testing.assert_close(function(logit, target, **arguments), bce.sum(-1))
+
+    def test_softmax_focal_without_focus_is_weighted_cross_entropy(self):
+        logit, _ = logits_and_scores()
+        label, weights = torch.arange(40) % 3, torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+        expected = F.cross_entropy(logit, label, weight=weights, reduction='none')
+        torch.testing.assert_close(softmax_focal_loss(logit, label, alpha=weights, gamma=0.0), expected)
+
+    def test_softmax_focal_of_two_classes_is_sigmoid_focal(self):
+        logit, score = logits_and_scores()
+        two, label = torch.stack([torch.zeros(40, dtype=torch.float64), logit[:, 0]], -1), (score[:, 0] > 0).long()
+        expected = focal_loss(logit[:, :1], label.unsqueeze(-1), alpha=0.5) * 2
+        torch.testing.assert_close(softmax_focal_loss(two, label), expected.squeeze(-1))
+
+    @pytest.mark.parametrize(
+        ('function', 'exact'), [(varifocal_loss, True), (quality_focal_loss, True), (focal_loss, False)]
+    )
+    @pytest.mark.parametrize('target', [0.3, 0.6, 0.9])
+    def test_minimum_for_soft_targets(self, function, exact, target):
+        probability = torch.linspace(0.01, 0.99, 981, dtype=torch.float64)
+        loss = function(probability.logit().unsqueeze(-1), torch.full((981, 1), target, dtype=torch.float64))
+        minimum = probability[loss.flatten().argmin()].item()
+        assert (abs(minimum - target) < 2e-3) == exact
+        module = dict(SIGMOID)[function]
+        assert module.soft_target == exact
+
+
+class TestPeers:
+    def test_focal(self):
+        logit, score = logits_and_scores()
+        self.compare(focal_loss, mmdet_losses.FocalLoss(reduction='none'), logit, (score > 0).double())
+        self.compare(focal_loss, mmdet_losses.FocalLoss(reduction='none'), logit, score)
+
+    @pytest.mark.parametrize('iou_weighted', [True, False])
+    def test_varifocal(self, iou_weighted):
+        peer = mmdet_losses.VarifocalLoss(iou_weighted=iou_weighted, reduction='none')
+        logit, score = logits_and_scores()
+        self.compare(lambda *inputs: varifocal_loss(*inputs, iou_weighted=iou_weighted), peer, logit, score)
+
+    def test_quality_focal(self):
+        logit, score = logits_and_scores()
+        self.compare(quality_focal_loss, mmdet_losses.QualityFocalLoss(reduction='none'), logit, score)
+        labels, quality = torch.arange(40) % 4, score[:, 0] + 0.1
+        peer = mmdet_losses.QualityFocalLoss(reduction='none')
+        self.compare(quality_focal_loss, peer, logit, (labels, quality))
+
+    @staticmethod
+    def compare(ours, theirs, logit, target):
+        results = []
+        for function in (ours, theirs):
+            leaf = logit.clone().requires_grad_()
+            loss = function(leaf, target)
+            results.append((loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]))
+        torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
+
+
+class TestExtremeLogits:
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize('focus', [0.0, 0.5, 1.0, 2.0, 5.0])
+    @pytest.mark.parametrize(('function', '_module'), SIGMOID)
+    def test_sigmoid(self, function, _module, focus, dtype):
+        logit = torch.tensor([-1000, -100, -20, 0, 20, 100, 1000], dtype=dtype).repeat(3).unsqueeze(-1).requires_grad_()
+        target = torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(7).unsqueeze(-1).to(dtype)
+        loss = function(logit, target, **{FOCUS[function]: focus})
+        loss.sum().backward()
+        assert loss.dtype == torch.float32
+        assert loss.isfinite().all()
+        assert logit.grad.isfinite().all()
+        assert (loss >= 0).all()
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize('gamma', [0.0, 0.5, 1.0, 2.0, 5.0])
+    def test_softmax(self, gamma, dtype):
+        logit = torch.tensor([[1000, -1000, 0], [-1000, 1000, 0], [20, 0, 0]], dtype=dtype).requires_grad_()
+        loss = softmax_focal_loss(logit, torch.tensor([0, 0, 0]), gamma=gamma)
+        loss.sum().backward()
+        assert loss.dtype == torch.float32
+        assert loss.isfinite().all()
+        assert logit.grad.isfinite().all()
+
+    def test_wrong_and_certain_still_learns(self):
+        """From probabilities in float32 this gradient is exactly 0."""
+        logit = torch.tensor([[20.0]], requires_grad=True)
+        focal_loss(logit, torch.tensor([[0.0]])).sum().backward()
+        assert logit.grad.item() == pytest.approx(0.75, rel=1e-6)
+
+
+class TestTargets:
+    @pytest.mark.parametrize(('function', '_module'), SIGMOID)
+    @pytest.mark.parametrize('dtype', [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8])
+    def test_labels_are_one_hot_with_background_last(self, function, _module, dtype):
+        logit, _ = logits_and_scores()
+        labels = torch.arange(40) % 4
+        one_hot = F.one_hot(labels, 4)[:, :3].double()
+        torch.testing.assert_close(function(logit, labels.to(dtype)), function(logit, one_hot))
+        scores = torch.linspace(0.1, 1, 40, dtype=torch.float64)
+        expected = function(logit, one_hot * scores.unsqueeze(-1))
+        torch.testing.assert_close(function(logit, (labels.to(dtype), scores)), expected)
+
+    @pytest.mark.parametrize(('function', '_module'), SIGMOID)
+    def test_more_dimensions(self, function, _module):
+        logit, score = logits_and_scores()
+        expected = function(logit, score)
+        nested = function(logit.view(4, 10, 3), score.view(4, 10, 3))
+        torch.testing.assert_close(nested.flatten(0, 1), expected)
+
+    @pytest.mark.parametrize(('function', '_module'), SIGMOID)
+    def test_target_gets_no_gradient(self, function, _module):
+        logit, score = logits_and_scores()
+        score.requires_grad_()
+        assert not function(logit, score).requires_grad
+
+    @pytest.mark.parametrize(
+        'dtype',
+        [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.float32, torch.float64, torch.float16],
+    )
+    @pytest.mark.parametrize('shape', [(40,), (40, 1)])
+    def test_softmax_labels(self, dtype, shape):
+        logit, _ = logits_and_scores()
+        labels = torch.arange(40) % 3
+        torch.testing.assert_close(
+            softmax_focal_loss(logit, labels.to(dtype).view(shape)), softmax_focal_loss(logit, labels)
+        )
+
+    @pytest.mark.parametrize('shape', [(39,), (40, 2), (40, 1, 1), ()])
+    def test_refuses_shapes_that_do_not_fit(self, shape):
+        logit, _ = logits_and_scores()
+        for function, target in [(focal_loss, torch.zeros(shape)), (softmax_focal_loss, torch.zeros(shape).long())]:
+            with pytest.raises(ValueError, match='must be'):
+                function(logit, target)
+
+    def test_refuses_float_labels_for_a_sigmoid(self):
+        with pytest.raises(ValueError, match='integer labels'):
+            focal_loss(torch.zeros(4, 3), torch.zeros(4))
+
+    def test_refuses_scores_of_another_shape_than_labels(self):
+        with pytest.raises(ValueError, match=r'\(4, 1\)'):
+            focal_loss(torch.zeros(4, 3), (torch.zeros(4).long(), torch.zeros(4, 1)))
+
+    def test_softmax_refuses_scores_and_names_the_remedy(self):
+        with pytest.raises(ValueError, match="cls_target='label'"):
+            softmax_focal_loss(torch.zeros(4, 3), torch.zeros(4, 3))
+
+
+class TestModules:
+    @pytest.mark.parametrize(('function', 'module'), SIGMOID)
+    def test_equal_the_functions(self, function, module):
+        logit, score = logits_and_scores()
+        torch.testing.assert_close(module(reduction='none')(logit, score), function(logit, score))
+        other = {FOCUS[function]: 3.5}
+        torch.testing.assert_close(module(**other, reduction='none')(logit, score), function(logit, score, **other))
+
+    def test_alpha_per_class_follows_the_module(self):
+        logit, score = logits_and_scores(torch.float32)
+        alpha = [0.1, 0.5, 0.9]
+        loss = FocalLoss(alpha=alpha, reduction='none')
+        torch.testing.assert_close(loss(logit, score), focal_loss(logit, score, alpha))
+        assert loss.to('meta').alpha.device.type == 'meta'
+
+    @pytest.mark.parametrize('loss', [FocalLoss, SoftmaxFocalLoss])
+    def test_number_of_alphas(self, loss):
+        with pytest.raises(ValueError, match='alpha has 2 values'):
+            loss(alpha=[0.1, 0.5])(torch.zeros(4, 3), torch.zeros(4).long())
+
+    @pytest.mark.parametrize(
+        ('loss', 'arguments', 'message'),
+        [
+            (FocalLoss, {'alpha': 1.5}, 'alpha'),
+            (FocalLoss, {'alpha': [0.5, -0.1]}, 'alpha'),
+            (FocalLoss, {'alpha': []}, 'alpha'),
+            (FocalLoss, {'gamma': -1.0}, 'gamma'),
+            (FocalLoss, {'use_sigmoid': False}, 'SoftmaxFocalLoss'),
+            (VarifocalLoss, {'alpha': -0.1}, 'alpha'),
+            (VarifocalLoss, {'gamma': '2'}, 'gamma'),
+            (QualityFocalLoss, {'beta': -2.0}, 'beta'),
+            (SoftmaxFocalLoss, {'use_sigmoid': True}, 'FocalLoss'),
+            (SoftmaxFocalLoss, {'alpha': 1.5}, 'alpha'),
+            (SoftmaxFocalLoss, {'alpha': [1.0, 2.0], 'num_classes': 3}, 'num_classes is 3'),
+            (SoftmaxFocalLoss, {'num_classes': 3, 'background_index': 3}, 'background_index 3'),
+        ],
+    )
+    def test_refuse_bad_arguments(self, loss, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            loss(**arguments)

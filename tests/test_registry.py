@@ -1,0 +1,58 @@
+"""Every type is found by its scope alone, in a process that imported nothing of mmext."""
+
+import sys
+
+import pytest
+from conftest import run
+
+LOSSES = {
+    'IoULoss': {},
+    'FocalLoss': {},
+    'SoftmaxFocalLoss': {},
+    'VarifocalLoss': {},
+    'QualityFocalLoss': {},
+}
+
+SCRIPT = """
+import sys
+from {project}.registry import MODELS
+assert not any(name.split('.')[0] == 'mmext' for name in sys.modules), 'mmext is imported already'
+for name, arguments in {losses}.items():
+    loss = MODELS.build(dict(type='mmext.' + name, **arguments))
+    assert type(loss).__module__.startswith('mmext.losses'), type(loss)
+print('found', len({losses}))
+"""
+
+
+def test_the_table_is_complete():
+    from mmext import losses
+
+    assert set(LOSSES) == {name for name in losses.__all__ if name.endswith('Loss')}
+
+
+@pytest.mark.parametrize('project', ['mmdet', 'mmseg', 'mmengine'])
+def test_losses_are_found_from_a_fresh_process(project):
+    output = run(sys.executable, '-c', SCRIPT.format(project=project, losses=LOSSES)).stdout
+    assert f'found {len(LOSSES)}' in output
+
+
+def test_losses_need_no_mmdet():
+    script = (
+        'import sys; sys.modules["mmdet"] = None; sys.modules["mmcv"] = None\n'
+        'from mmengine.registry import MODELS\n'
+        'print(MODELS.build(dict(type="mmext.IoULoss")))'
+    )
+    assert 'IoULoss' in run(sys.executable, '-c', script).stdout
+
+
+def test_registries_are_children_of_the_root():
+    from mmengine import registry as root
+    from mmengine.registry import Registry
+
+    from mmext import registry
+
+    nodes = {name: node for name, node in vars(registry).items() if isinstance(node, Registry)}
+    assert {'MODELS', 'TASK_UTILS', 'HOOKS', 'DATASETS', 'TRANSFORMS', 'METRICS'} <= set(nodes)
+    for name, node in nodes.items():
+        assert node.parent is getattr(root, name)
+        assert node.scope == 'mmext'
