@@ -32,9 +32,9 @@ def draw_predictions(
         sample = sample.clone()
         for instances in (sample.get('gt_instances'), sample.pred_instances):
             if instances is not None:
-                # An untrained model predicts boxes of any size, even infinite.
-                edge = instances.bboxes.new_tensor([width, height, width, height])
-                instances.bboxes = instances.bboxes.nan_to_num().clamp(min=0).minimum(edge) * zoom
+                # Within the image, or the drawing grows a margin: an untrained model predicts boxes of any size.
+                edge = instances.bboxes.new_tensor([width, height, width, height]) * zoom - 1
+                instances.bboxes = (instances.bboxes.nan_to_num() * zoom).clamp(min=0).minimum(edge)
         visualizer.add_datasample(
             'picture',
             mmcv.imresize(image, (width * zoom, height * zoom)),

@@ -1,0 +1,127 @@
+"""Every shipped config builds and learns in all branches, and an idea changes its head alone."""
+
+import pytest
+import torch
+from conftest import ROOT
+from mmdet.registry import DATASETS, MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+
+import mmext
+from mmext.cli.common import check_types
+from mmext.heads import YOLOXHead
+
+CONFIGS = sorted((ROOT / 'configs' / 'yolox').glob('*.py'))
+ROOTS = {'coco': 'yolox_s_8xb8-300e_coco', 'bccd': 'yolox_nano_1xb8-60e_bccd', 'shapes': 'yolox_nano_1xb8-10e_shapes'}
+IDEAS = {
+    *('obj-focal', 'obj-varifocal', 'obj-iou-varifocal', 'cls-varifocal', 'cls-quality', 'cls-focal'),
+    *('cls-softmax-focal', 'giou', 'diou', 'ciou', 'eiou', 'recommended'),
+    *('alpha-iou', 'alpha-giou', 'alpha-diou', 'alpha-ciou', 'alpha-eiou'),
+}
+CHILDREN = [path for path in CONFIGS if path.stem not in ROOTS.values()]
+
+
+def name(path):
+    return path.stem
+
+
+def idea(path):
+    return path.stem.split('_')[2]
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmdet')
+
+
+def sample(size, num_classes):
+    corner = torch.tensor([[8.0, 8, 40, 30], [50, 20, 90, 80], [20, 60, 40, 100]])
+    return DetDataSample(
+        gt_instances=InstanceData(bboxes=corner, labels=torch.arange(3) % num_classes),
+        metainfo={'img_shape': (size, size), 'batch_input_shape': (size, size)},
+    )
+
+
+def test_every_idea_has_a_config():
+    assert {idea(path) for path in CHILDREN} == IDEAS
+    assert {path.stem for path in CONFIGS} >= set(ROOTS.values())
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=name)
+def test_builds_and_learns_in_all_branches(path):
+    config = Config.fromfile(path)
+    check_types(config.to_dict())
+    torch.manual_seed(0)
+    model = MODELS.build(config.model)
+    model.init_weights()
+    head = model.bbox_head
+    assert isinstance(head, YOLOXHead)
+    size = 128
+    samples = [sample(size, head.num_classes) for _ in range(2)]
+    losses = model(torch.randn(2, 3, size, size), samples, mode='loss')
+    assert set(losses) == {'loss_cls', 'loss_bbox', 'loss_obj'}
+    assert all(loss.item() > 1e-3 for loss in losses.values())
+    sum(losses.values()).backward()
+    for branch in (head.multi_level_conv_cls, head.multi_level_conv_reg, head.multi_level_conv_obj):
+        gradients = [parameter.grad for parameter in branch.parameters()]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert sum(gradient.abs().sum() for gradient in gradients) > 1e-3
+
+
+@pytest.mark.parametrize('path', CHILDREN, ids=name)
+def test_an_idea_differs_from_its_root_in_the_head_alone(path):
+    root = Config.fromfile(path.with_name(f'{ROOTS[path.stem.rsplit("_", 1)[1]]}.py')).to_dict()
+    child = Config.fromfile(path).to_dict()
+    assert child['model'].pop('bbox_head') != root['model'].pop('bbox_head')
+    assert child == root
+    assert 6 <= len(path.read_text().splitlines()) <= 10
+
+
+@pytest.mark.parametrize('dataset', ROOTS)
+def test_a_root_has_mmdet_stock_losses(dataset):
+    root = Config.fromfile(ROOT / 'configs' / 'yolox' / f'{ROOTS[dataset]}.py').model.bbox_head
+    stock = Config.fromfile(stock_config()).model.bbox_head
+    assert root.type == 'mmext.YOLOXHead'
+    for loss in ('loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1'):
+        assert root[loss] == stock[loss]
+
+
+def stock_config():
+    from mmengine.utils import get_installed_path
+
+    return f'{get_installed_path("mmdet")}/.mim/configs/yolox/yolox_s_8xb8-300e_coco.py'
+
+
+@pytest.mark.parametrize('base', ["'mmext::{}'", "__import__('mmext').config('{}')"])
+@pytest.mark.parametrize(
+    'path', [path for path in CONFIGS if path.stem in ROOTS.values() or idea(path) == 'cls-focal'], ids=name
+)
+def test_is_inherited_by_name(path, base, tmp_path, monkeypatch):
+    """`mmext::` stamps a scope on the dicts of our files: every type in them must still be found."""
+    monkeypatch.setitem(__import__('mmengine').config.utils.MODULE2PACKAGE, 'mmext', 'mmext')
+    child = tmp_path / 'experiment.py'
+    child.write_text(f'_base_ = {base.format(f"yolox/{path.name}")}\nmodel = dict(bbox_head=dict(obj_target="iou"))\n')
+    config = Config.fromfile(child)
+    head = MODELS.build(config.model).bbox_head
+    assert isinstance(head, YOLOXHead)
+    assert head.obj_target == 'iou'
+    if 'coco' not in path.stem:
+        config.train_dataloader.dataset.lazy_init = True
+        assert len(DATASETS.build(config.train_dataloader.dataset).pipeline.transforms) >= 4
+
+
+def test_config_names_what_is_there():
+    assert mmext.config('yolox/yolox_s_8xb8-300e_coco.py').endswith('.mim/configs/yolox/yolox_s_8xb8-300e_coco.py')
+    with pytest.raises(FileNotFoundError, match=r'yolox_s_8xb8-300e_coco\.py'):
+        mmext.config('yolox/yolox_s_focal.py')
+
+
+def test_mosaic_is_switched_off():
+    """mmdet's hook compares raw strings: a type with a scope would never be switched off."""
+    config = Config.fromfile(ROOT / 'configs' / 'yolox' / 'yolox_s_8xb8-300e_coco.py')
+    (switch,) = [hook for hook in config.custom_hooks if hook.type.endswith('YOLOXModeSwitchHook')]
+    skipped = switch.get('skip_type_keys', ('Mosaic', 'RandomAffine', 'MixUp'))
+    types = [transform.type for transform in config.train_dataloader.dataset.pipeline]
+    assert [kind for kind in types if kind.split('.')[-1] in ('Mosaic', 'RandomAffine', 'MixUp')] == list(skipped)

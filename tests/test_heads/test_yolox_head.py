@@ -1,0 +1,287 @@
+"""YOLOXHead: mmdet's results with the stock losses, and what it adds."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.models.dense_heads import YOLOXHead as MMDetYOLOXHead
+from mmdet.models.task_modules import SimOTAAssigner
+from mmdet.registry import MODELS, TASK_UTILS
+from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
+
+from mmext.heads import YOLOXHead
+from mmext.heads.nms import lacks_cuda_ops, suppress
+
+CLASSES, CHANNELS, SIZE = 3, 8, 160
+SOFTMAX = {'loss_cls': {'type': 'mmext.SoftmaxFocalLoss'}, 'cls_target': 'label'}
+
+
+@TASK_UTILS.register_module(force=True)
+class Float32SimOTA(SimOTAAssigner):
+    """mmdet's assigner fails in float64: it keeps the IoUs in float32."""
+
+    def assign(self, pred_instances, gt_instances, gt_instances_ignore=None):
+        pred_instances, gt_instances = (
+            InstanceData(
+                **{key: value.float() if value.is_floating_point() else value for key, value in instances.items()}
+            )
+            for instances in (pred_instances, gt_instances)
+        )
+        return super().assign(pred_instances, gt_instances, gt_instances_ignore)
+
+
+def build(kind, seed=0, **arguments):
+    torch.manual_seed(seed)
+    config = {
+        'type': kind,
+        'num_classes': CLASSES,
+        'in_channels': CHANNELS,
+        'feat_channels': CHANNELS,
+        'train_cfg': ConfigDict(assigner={'type': 'Float32SimOTA', 'center_radius': 2.5}),
+        'test_cfg': ConfigDict(score_thr=0.01, nms={'type': 'nms', 'iou_threshold': 0.65}),
+    }
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return MODELS.build({**config, **arguments})
+
+
+def inputs(dtype=torch.float32, boxes=(5, 0, 3)):
+    generator = torch.Generator().manual_seed(1)
+    features = [
+        torch.randn(len(boxes), CHANNELS, SIZE // stride, SIZE // stride, generator=generator).to(dtype)
+        for stride in (8, 16, 32)
+    ]
+    instances = []
+    for number in boxes:
+        top_left = torch.rand(number, 2, generator=generator) * 100
+        sides = torch.rand(number, 2, generator=generator) * 50 + 5
+        labels = torch.randint(0, CLASSES, (number,), generator=generator)
+        instances.append(InstanceData(bboxes=torch.cat([top_left, top_left + sides], 1).to(dtype), labels=labels))
+    metas = [{'img_shape': (SIZE, SIZE), 'scale_factor': (1.0, 1.0)}] * len(boxes)
+    return features, instances, metas
+
+
+def losses_and_gradients(head, features, instances, metas):
+    head.zero_grad()
+    losses = head.loss_by_feat(*head(features), instances, metas)
+    sum(losses.values()).backward()
+    return {name: loss.item() for name, loss in losses.items()}, [parameter.grad for parameter in head.parameters()]
+
+
+def pair(**arguments):
+    """mmdet's head and mmext's with the same weights."""
+    theirs, ours = build('mmdet.YOLOXHead', **arguments), build('mmext.YOLOXHead', seed=7, **arguments)
+    assert type(theirs) is MMDetYOLOXHead
+    assert type(ours) is YOLOXHead
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+class TestEqualsMMDet:
+    @pytest.mark.parametrize('use_l1', [False, True])
+    @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+    @pytest.mark.parametrize('boxes', [(5, 0, 3), (0, 0), (30,)])
+    def test_losses_and_gradients(self, boxes, dtype, tolerance, use_l1):
+        results = []
+        for head in pair():
+            head.to(dtype).use_l1 = use_l1
+            results.append(losses_and_gradients(head, *inputs(dtype, boxes)))
+        (their_losses, their_gradients), (our_losses, our_gradients) = results
+        assert set(our_losses) == {'loss_cls', 'loss_bbox', 'loss_obj', *(['loss_l1'] if use_l1 else [])}
+        assert our_losses == pytest.approx(their_losses, rel=tolerance, abs=tolerance)
+        for theirs, ours in zip(their_gradients, our_gradients):
+            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+    def test_boxes(self):
+        theirs, ours = pair()
+        features, _, metas = inputs()
+        for expected, result in zip(
+            *(head.predict_by_feat(*head(features), metas, rescale=True) for head in (theirs, ours))
+        ):
+            assert len(result) > 0
+            for key in ('bboxes', 'scores', 'labels'):
+                torch.testing.assert_close(result[key], expected[key], rtol=0, atol=0)
+
+    def test_state_dict(self):
+        theirs, ours = pair()
+        assert list(ours.state_dict()) == list(theirs.state_dict())
+
+    def test_mmdet_head_takes_our_losses(self):
+        """With reduction='sum', as with mmext's own head."""
+        losses = {
+            'loss_cls': {'type': 'mmext.QualityFocalLoss', 'reduction': 'sum'},
+            'loss_bbox': {'type': 'mmext.IoULoss', 'variant': 'ciou', 'reduction': 'sum', 'loss_weight': 5.0},
+            'loss_obj': {'type': 'mmext.VarifocalLoss', 'reduction': 'sum'},
+        }
+        results = [losses_and_gradients(head, *inputs()) for head in pair(**copy.deepcopy(losses))]
+        assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
+        assert all(loss > 0.01 for loss in results[0][0].values())
+
+
+class TestReduction:
+    @pytest.mark.parametrize('name', ['loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1'])
+    def test_mean_and_sum_give_the_same(self, name):
+        kind = {'loss_cls': 'mmext.QualityFocalLoss', 'loss_bbox': 'mmext.IoULoss', 'loss_obj': 'mmext.FocalLoss',
+                'loss_l1': 'mmdet.L1Loss'}[name]  # fmt: skip
+        results = []
+        for reduction in ('sum', 'mean'):
+            head = build('mmext.YOLOXHead', **{name: {'type': kind, 'reduction': reduction}})
+            head.use_l1 = True
+            results.append(losses_and_gradients(head, *inputs())[0])
+        assert results[0] == pytest.approx(results[1], rel=1e-5)
+        assert results[0][name] > 0.01
+
+    @pytest.mark.parametrize('name', ['loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1'])
+    def test_none_is_refused(self, name):
+        kind = 'mmext.IoULoss' if name == 'loss_bbox' else 'mmext.FocalLoss'
+        with pytest.raises(ValueError, match=f"bbox_head.{name} has reduction='none'"):
+            build('mmext.YOLOXHead', **{name: {'type': kind, 'reduction': 'none'}})
+
+
+class TestTargets:
+    @staticmethod
+    def seen(**arguments):
+        """What the losses were given: class target, objectness target, IoUs of the positives."""
+        head = build('mmext.YOLOXHead', **arguments)
+        given = {}
+        for name in ('loss_cls', 'loss_obj', 'loss_bbox'):
+            getattr(head, name).register_forward_pre_hook(
+                lambda module, args, name=name: given.__setitem__(name, (args[0].detach(), args[1])), with_kwargs=False
+            )
+        losses_and_gradients(head, *inputs())
+        return given
+
+    def test_iou(self):
+        given = self.seen()
+        target = given['loss_cls'][1]
+        assert ((target > 0).sum(-1) <= 1).all()
+        assert 0 < target.max() < 1
+
+    def test_hard(self):
+        target = self.seen(cls_target='hard')['loss_cls'][1]
+        assert (target.sum(-1) == 1).all()
+        assert target.unique().tolist() == [0, 1]
+
+    def test_label(self):
+        given = self.seen(**SOFTMAX)
+        expected = self.seen(cls_target='hard')['loss_cls'][1].argmax(-1)
+        assert given['loss_cls'][1].dtype == torch.int64
+        assert given['loss_cls'][1].shape == expected.shape
+
+    def test_objectness(self):
+        hard, soft = self.seen()['loss_obj'][1], self.seen(obj_target='iou')['loss_obj'][1]
+        assert hard.unique().tolist() == [0, 1]
+        assert ((soft > 0) <= (hard > 0)).all()
+        positive = self.seen()['loss_cls'][1].sum(-1)
+        torch.testing.assert_close(soft[hard > 0], positive)
+
+    @pytest.mark.parametrize(('name', 'value'), [('obj_target', 'soft'), ('cls_target', 'one-hot')])
+    def test_unknown(self, name, value):
+        with pytest.raises(ValueError, match=rf"bbox_head.{name} must be one of .* but is '{value}'"):
+            build('mmext.YOLOXHead', **{name: value})
+
+    def test_softmax_needs_labels(self):
+        with pytest.raises(ValueError, match="needs bbox_head\.cls_target='label'"):
+            build('mmext.YOLOXHead', loss_cls={'type': 'mmext.SoftmaxFocalLoss'})
+
+    @pytest.mark.parametrize(
+        'arguments',
+        [{'loss_cls': {'type': 'mmext.FocalLoss'}}, {'loss_obj': {'type': 'mmext.FocalLoss'}, 'obj_target': 'iou'}],
+    )
+    def test_focal_loss_on_soft_targets_warns(self, arguments, warnings):
+        build('mmext.YOLOXHead', **arguments)
+        assert len(warnings) == 1
+        assert 'minimum in the wrong place' in warnings[0]
+
+    def test_focal_loss_on_hard_targets_does_not_warn(self, warnings):
+        build('mmext.YOLOXHead', loss_cls={'type': 'mmext.FocalLoss'}, cls_target='hard')
+        assert not warnings
+
+    @pytest.fixture
+    def warnings(self, monkeypatch):
+        messages = []
+        monkeypatch.setattr('mmext.heads.yolox_head.print_log', lambda message, **_: messages.append(message))
+        return messages
+
+
+class TestSoftmax:
+    def test_scores_are_those_of_the_softmax(self):
+        head = build('mmext.YOLOXHead', **SOFTMAX)
+        features, _, metas = inputs(boxes=(1,))
+        cls_scores, bbox_preds, objectnesses = head(features)
+        results = head.predict_by_feat(cls_scores, bbox_preds, objectnesses, metas, with_nms=False)[0]
+        flat = torch.cat([score.permute(0, 2, 3, 1).reshape(-1, CLASSES) for score in cls_scores])
+        objectness = torch.cat([score.reshape(-1) for score in objectnesses]).sigmoid()
+        expected = (flat.softmax(-1).amax(-1) * objectness).sort(descending=True).values[: len(results)]
+        torch.testing.assert_close(results.scores.sort(descending=True).values, expected, rtol=1e-5, atol=1e-6)
+
+    def test_trains(self):
+        losses, gradients = losses_and_gradients(build('mmext.YOLOXHead', **SOFTMAX), *inputs())
+        assert all(loss > 0 for loss in losses.values())
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+class TestPrecision:
+    def test_half_outputs_are_decoded_in_float32(self):
+        """At 600 px float16 has steps of half a pixel: a box a quarter off would not move."""
+        head = build('mmext.YOLOXHead', strides=(8,))
+        size = 80
+        cls_scores = [torch.full((1, CLASSES, size, size), -9.0)]
+        bbox_preds, objectnesses = [torch.zeros(1, 4, size, size)], [torch.full((1, 1, size, size), -9.0)]
+        cls_scores[0][0, 0, 75, 75] = objectnesses[0][0, 0, 75, 75] = 9.0
+        bbox_preds[0][0, :2, 75, 75] = 0.03125
+        half = [[level.half() for level in levels] for levels in (cls_scores, bbox_preds, objectnesses)]
+        result = head.predict_by_feat(*half, [{'img_shape': (640, 640)}])[0]
+        assert result.bboxes.tolist() == [[596.25, 596.25, 604.25, 604.25]]
+
+    def test_half_outputs_have_losses_in_float32(self):
+        head = build('mmext.YOLOXHead')
+        features, instances, metas = inputs()
+        outputs = [[level.half() for level in levels] for levels in head(features)]
+        losses = head.loss_by_feat(*outputs, instances, metas)
+        expected = head.loss_by_feat(*[[level.float() for level in levels] for levels in outputs], instances, metas)
+        assert losses['loss_bbox'].dtype == torch.float32
+        torch.testing.assert_close(losses['loss_bbox'], expected['loss_bbox'], rtol=1e-3, atol=1e-3)
+
+
+class TestNMSFallback:
+    def test_equals_mmcv(self):
+        """On the CPU both are there; torchvision is not."""
+        generator = torch.Generator().manual_seed(0)
+        top_left = torch.rand(60, 2, generator=generator) * 50
+        results = InstanceData(
+            bboxes=torch.cat([top_left, top_left + 20], 1),
+            scores=torch.rand(60, generator=generator),
+            labels=torch.randint(0, 3, (60,), generator=generator),
+        )
+        head = build('mmext.YOLOXHead')
+        nms = ConfigDict(type='nms', iou_threshold=0.65)
+        expected = head._bbox_post_process(results, ConfigDict(nms=nms), img_meta={})
+        kept = suppress(results, nms)
+        assert 0 < len(kept) < 60
+        for key in ('bboxes', 'scores', 'labels'):
+            torch.testing.assert_close(kept[key], expected[key])
+
+    def test_knows_what_mmcv_was_built_for(self):
+        from mmcv.ops import get_compiling_cuda_version
+
+        assert lacks_cuda_ops() == (get_compiling_cuda_version() == 'not available')
+
+    @pytest.mark.gpu
+    def test_predicts_on_a_gpu(self):
+        head = build('mmext.YOLOXHead').cuda()
+        features, _, metas = inputs()
+        results = head.predict_by_feat(*head([feature.cuda() for feature in features]), metas)
+        assert all(result.bboxes.is_cuda for result in results)
+
+
+@pytest.mark.gpu
+def test_trains_in_mixed_precision_on_a_gpu():
+    head = build('mmext.YOLOXHead').cuda()
+    features, instances, metas = inputs()
+    instances = [instance.to('cuda') for instance in instances]
+    with torch.autocast('cuda', dtype=torch.float16):
+        losses = head.loss_by_feat(*head([feature.cuda() for feature in features]), instances, metas)
+    sum(losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())

@@ -1,0 +1,195 @@
+"""tools/train.py and tools/test.py train, resume and evaluate for real."""
+
+import json
+import os
+import sys
+
+import pytest
+from conftest import ROOT, run
+
+from mmext.cli.main import main as command
+from mmext.cli import test as cli_test
+from mmext.cli import train as cli_train
+
+TRAIN, TEST = ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py'
+EXPERIMENT = """
+_base_ = 'mmext::yolox/yolox_nano_recommended_1xb8-10e_shapes.py'
+train_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(data_root={root!r}))
+val_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(data_root={root!r}))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file={root!r} + '/annotations/val.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
+"""
+
+
+@pytest.fixture(scope='module')
+def experiment(shapes, tmp_path_factory):
+    file = tmp_path_factory.mktemp('experiment') / 'mine.py'
+    file.write_text(EXPERIMENT.format(root=str(shapes)))
+    return file
+
+
+@pytest.fixture(scope='module')
+def trained(experiment):
+    """An experiment that inherits `mmext::`, trained for two iterations and validated."""
+    work_dir = experiment.parent / 'work_dir'
+    result = run(sys.executable, TRAIN, experiment, '--work-dir', work_dir)
+    return work_dir, result.stdout + result.stderr
+
+
+def scalars(work_dir):
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_trains_and_validates(trained):
+    work_dir, output = trained
+    assert (work_dir / 'epoch_1.pth').is_file()
+    steps = [record for record in scalars(work_dir) if 'loss' in record]
+    assert len(steps) == 2
+    assert all(record[name] > 0 for record in steps for name in ('loss_cls', 'loss_bbox', 'loss_obj'))
+    assert any('coco/bbox_mAP' in record for record in scalars(work_dir))
+    assert 'eta' in output
+
+
+def test_reports(trained):
+    work_dir, output = trained
+    tail = output[output.index('evaluation') :]
+    for word in (
+        '| AP ',
+        '| AP50 ',
+        '| AP75 ',
+        '| AP circle ',
+        '| AP star ',
+        'log:',
+        'checkpoint:',
+        'curves:',
+        'pictures:',
+    ):
+        assert word in tail
+    assert str(work_dir / 'epoch_1.pth') in tail
+    assert (work_dir / 'curves.png').stat().st_size > 10_000
+    assert len(list((work_dir / 'pictures').glob('*.png'))) == 4
+
+
+def test_resumes(trained, experiment):
+    work_dir, _ = trained
+    result = run(
+        *(sys.executable, TRAIN, experiment, '--work-dir', work_dir, '--resume'),
+        *('--cfg-options', 'train_cfg.max_epochs=2'),
+    )
+    assert 'resumed epoch: 1, iter: 2' in result.stdout + result.stderr
+    assert (work_dir / 'epoch_2.pth').is_file()
+    assert [record['step'] for record in scalars(work_dir) if 'loss' in record] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize('tta', [False, True])
+def test_evaluates_the_checkpoint(trained, experiment, tmp_path, tta):
+    work_dir, _ = trained
+    out = tmp_path / 'predictions.pkl'
+    result = run(
+        *(sys.executable, TEST, experiment, work_dir / 'epoch_1.pth', '--work-dir', tmp_path),
+        *(['--tta'] if tta else ['--out', out, '--show-dir', 'pictures']),
+    )
+    output = result.stdout + result.stderr
+    assert '| AP50 ' in output[output.index('evaluation') :]
+    if not tta:
+        assert out.stat().st_size > 0
+        assert len(list(tmp_path.glob('*/pictures/*'))) == 4
+
+
+def test_two_processes_train_over_gloo_with_another_loss(experiment, tmp_path):
+    """--cfg-options swaps the loss; _delete_ drops the arguments of the one before."""
+    result = run(
+        *(
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--nproc_per_node=2',
+            '--master_port=29611',
+            TRAIN,
+            experiment,
+        ),
+        *('--work-dir', tmp_path, '--launcher', 'pytorch', '--cfg-options', 'env_cfg.dist_cfg.backend=gloo'),
+        *('train_dataloader.batch_size=2', 'model.bbox_head.loss_bbox._delete_=True'),
+        *('model.bbox_head.loss_bbox.type=mmext.IoULoss', 'model.bbox_head.loss_bbox.variant=giou'),
+        'model.bbox_head.loss_bbox.loss_weight=5.0',
+    )
+    assert 'Distributed training: True' in result.stdout + result.stderr
+    steps = [record for record in scalars(tmp_path) if 'loss' in record]
+    assert len(steps) == 2
+    (dumped,) = tmp_path.glob('*.py')
+    assert "loss_bbox=dict(loss_weight=5.0, type='mmext.IoULoss', variant='giou')" in ''.join(
+        dumped.read_text().split('\n')
+    ).replace('            ', '')
+
+
+class TestWrongConfigsNameTheRemedy:
+    def fail(self, experiment, work_dir, *options):
+        os.environ.pop('LOCAL_RANK', None)
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            cli_train.main([str(experiment), '--work-dir', str(work_dir), *options])
+        return str(error.value)
+
+    def test_no_such_config(self, tmp_path):
+        assert "no config 'mine.py'" in self.fail('mine.py', tmp_path)
+        assert 'it ships' in self.fail('mmext::yolox/mine.py', tmp_path)
+
+    def test_typo_in_a_type(self, experiment, tmp_path):
+        message = self.fail(experiment, tmp_path, '--cfg-options', 'model.bbox_head.loss_obj.type=mmext.FocalLos')
+        assert 'did you mean mmext.FocalLoss?' in message
+
+    def test_forgotten_delete(self, experiment, tmp_path):
+        message = self.fail(experiment, tmp_path, '--cfg-options', 'model.bbox_head.loss_bbox.mode=square')
+        assert "knows no argument 'mode'" in message
+        assert '_delete_=True' in message
+
+    def test_mixed_precision_on_a_cpu(self, experiment, tmp_path, monkeypatch):
+        monkeypatch.setattr(cli_train, 'get_device', lambda: 'cpu')
+        assert 'train without --amp' in self.fail(experiment, tmp_path, '--amp')
+
+    def test_auto_scale_lr_without_a_base(self, experiment, tmp_path):
+        options = ('--auto-scale-lr', '--cfg-options', 'auto_scale_lr._delete_=True', 'auto_scale_lr.enable=False')
+        assert 'auto_scale_lr=dict(base_batch_size=N)' in self.fail(experiment, tmp_path, *options)
+
+    def test_no_such_checkpoint(self, experiment, tmp_path):
+        assert "no checkpoint 'none.pth'" in self.fail(experiment, tmp_path, '--resume', 'none.pth')
+        with pytest.raises(FileNotFoundError, match=r"no checkpoint 'none\.pth'"):
+            cli_test.main([str(experiment), 'none.pth'])
+
+    def test_number_of_classes(self, experiment, tmp_path):
+        message = self.fail(experiment, tmp_path, '--cfg-options', 'model.bbox_head.num_classes=80')
+        assert 'set model.bbox_head.num_classes=3' in message
+
+    def test_names_of_classes(self, experiment, tmp_path):
+        classes = 'train_dataloader.dataset.metainfo.classes=circle,triangle,square'
+        message = self.fail(experiment, tmp_path, '--cfg-options', classes)
+        assert "has no class 'square'" in message
+        assert 'metainfo' in message
+
+    def test_mean_in_mmdet_head(self, experiment, tmp_path):
+        """Divided twice it would train to nothing without a word."""
+        options = ['model.bbox_head._delete_=True', 'model.bbox_head.type=YOLOXHead', 'model.bbox_head.num_classes=3']
+        options += ['model.bbox_head.in_channels=64', 'model.bbox_head.feat_channels=64']
+        options += ['model.bbox_head.loss_obj.type=mmext.FocalLoss']
+        message = self.fail(experiment, tmp_path, '--cfg-options', *options)
+        assert "bbox_head.loss_obj has reduction='mean'" in message
+        assert "reduction='sum'" in message
+
+
+def test_out_must_be_a_pickle(experiment, capsys):
+    with pytest.raises(SystemExit):
+        cli_test.parse_args([str(experiment), 'some.pth', '--out', 'predictions.json'])
+    assert "--out must end in .pkl or .pickle, but is 'predictions.json'" in capsys.readouterr().err
+
+
+def test_the_command_runs_the_same(experiment, capsys):
+    with pytest.raises(SystemExit) as error:
+        command(['train', '--help'])
+    assert error.value.code == 0
+    assert '--auto-scale-lr' in capsys.readouterr().out
+    assert run(sys.executable, TRAIN, '--help').stdout.count('--resume') >= 1
