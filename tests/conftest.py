@@ -38,7 +38,11 @@ def run(*command: object, check: bool = True) -> subprocess.CompletedProcess:
     result = subprocess.run(
         [str(word) for word in command],
         cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        env={
+            **os.environ,
+            'OMP_NUM_THREADS': '1',
+            'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
+        },
         capture_output=True,
         text=True,
         check=False,

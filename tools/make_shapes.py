@@ -30,11 +30,11 @@ SPLITS = ('train', 'val')
 SMALLEST_SIDE = 16
 SMALL_SIDE = 32
 SMALL_SHARE = 0.38
-MIN_VISIBLE = 0.4
+MIN_VISIBLE = 0.5
 HIDDEN_BELOW = 0.95
 MIN_CONTRAST = 90
 # Raise it with every change to the drawing, so that an older data set is drawn afresh.
-VERSION = 2
+VERSION = 1
 
 
 @dataclass
@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--train', type=at_least(1), default=800, metavar='N', help='number of training images')
     parser.add_argument('--val', type=at_least(1), default=200, metavar='N', help='number of validation images')
     parser.add_argument(
-        '--size', type=at_least(64), default=192, metavar='PX', help='width and height of an image, 64 or more'
+        '--size', type=at_least(64), default=128, metavar='PX', help='width and height of an image, 64 or more'
     )
     parser.add_argument(
         '--seed', type=at_least(0), default=0, metavar='S', help='the same seed gives the same data set'
@@ -219,7 +219,7 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
     pad = size // 8
     canvas = draw_background(rng, size + 2 * pad)
     objects = []
-    for _ in range(rng.integers(4, 10)):
+    for _ in range(rng.integers(3, 9)):
         add_shape(rng, canvas, pad, objects)
     for _ in range(rng.integers(0, 3)):
         add_bar(rng, canvas, objects)

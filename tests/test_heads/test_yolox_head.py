@@ -182,7 +182,7 @@ class TestTargets:
             build('mmext.YOLOXHead', **{name: value})
 
     def test_softmax_needs_labels(self):
-        with pytest.raises(ValueError, match="needs bbox_head\.cls_target='label'"):
+        with pytest.raises(ValueError, match=r"needs bbox_head\.cls_target='label'"):
             build('mmext.YOLOXHead', loss_cls={'type': 'mmext.SoftmaxFocalLoss'})
 
     @pytest.mark.parametrize(
