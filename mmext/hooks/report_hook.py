@@ -19,15 +19,15 @@ LEFT_OUT = ('bbox_mAP_s', 'bbox_mAP_m', 'bbox_mAP_l', 'bbox_mAP_copypaste')
 
 
 def summarise(metrics: dict[str, float]) -> dict[str, float]:
-    """AP, AP50, AP75 and the AP of each class, from mmdet's CocoMetric; the metrics of another as they are."""
-    summary = {}
+    """AP, AP50, AP75, then the AP of each class, from mmdet's CocoMetric; the metrics of another as they are."""
+    overall, classes = {}, {}
     for key, value in metrics.items():
         name = key.split('/', 1)[-1]
-        if name not in LEFT_OUT and isinstance(value, (int, float)):
-            summary[NAMES.get(name, f'AP {name[: -len("_precision")]}' if name.endswith('_precision') else name)] = (
-                value
-            )
-    return summary
+        if name.endswith('_precision'):
+            classes[f'AP {name.removesuffix("_precision")}'] = value
+        elif name not in LEFT_OUT and isinstance(value, (int, float)):
+            overall[NAMES.get(name, name)] = value
+    return {**overall, **classes}
 
 
 @HOOKS.register_module()

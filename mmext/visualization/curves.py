@@ -31,11 +31,16 @@ def plot_curves(records: Sequence[dict], out_file: Path) -> Path:
     return out_file
 
 
+def points_of(records: Sequence[dict], key: str) -> list[tuple[int, float]]:
+    """The steps at which the key was logged, and its values."""
+    return sorted({record['step']: record[key] for record in records if key in record}.items())
+
+
 def _draw(axes: Axes, records: Sequence[dict], names: dict[str, str]) -> None:
     for key, name in names.items():
-        points = {record['step']: record[key] for record in records if key in record}
+        points = points_of(records, key)
         if points:
-            axes.plot(*zip(*sorted(points.items()), strict=True), label=name, marker='.', linewidth=1.5)
+            axes.plot(*zip(*points, strict=True), label=name, marker='.', linewidth=1.5)
     if axes.lines:
         axes.legend()
     axes.grid(alpha=0.3)

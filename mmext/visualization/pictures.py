@@ -1,6 +1,7 @@
 """Predictions beside the ground truth."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import mmcv
@@ -29,7 +30,7 @@ def draw_predictions(
         image = mmcv.imread(sample.img_path, channel_order='rgb')
         height, width = image.shape[:2]
         zoom = max(1, -(-SMALLEST_SIDE // min(height, width)))
-        sample = sample.clone()
+        sample = deepcopy(sample)
         for instances in (sample.get('gt_instances'), sample.pred_instances):
             if instances is not None:
                 # Within the image, or the drawing grows a margin: an untrained model predicts boxes of any size.
