@@ -36,8 +36,10 @@ def add_tta(config: Config) -> None:
         dataset = dataset.dataset
     if 'tta_model' not in config:
         config.tta_model = dict(
-            type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         )
+    if config.tta_model.type in ('DetTTAModel', 'mmdet.DetTTAModel'):
+        config.tta_model.type = 'mmext.DetTTAModel'
     if 'tta_pipeline' not in config:
         config.tta_pipeline = flip(dataset.pipeline)
     config.model = ConfigDict(**config.tta_model, module=config.model)
@@ -45,20 +47,18 @@ def add_tta(config: Config) -> None:
 
 
 def flip(pipeline: Sequence[dict]) -> list[dict]:
-    """The test pipeline, with each image as it is and mirrored."""
-    *load, pack = deepcopy(list(pipeline))
+    """The test pipeline, with each image as it is and mirrored; mirrored before it is padded, to find its way back."""
+    *steps, pack = deepcopy(list(pipeline))
     if not pack['type'].endswith('PackDetInputs'):
         raise ValueError(
             f'--tta needs a test pipeline that ends in PackDetInputs, but it ends in {pack["type"]}; give the '
             'config a tta_pipeline'
         )
-    pack['meta_keys'] = (
-        *pack.get('meta_keys', ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-        'flip',
-        'flip_direction',
-    )
+    keys = pack.get('meta_keys', ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+    pack['meta_keys'] = (*keys, 'flip', 'flip_direction')
+    start = next((i for i, step in enumerate(steps) if step['type'].endswith('Pad')), len(steps))
     flips = [dict(type='mmdet.RandomFlip', prob=probability) for probability in (1.0, 0.0)]
-    return [*load, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    return [*steps[:start], dict(type='TestTimeAug', transforms=[flips, *([step] for step in steps[start:]), [pack]])]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """Detection heads that use the losses properly; they need mmdet."""
 
+from .nms import DetTTAModel
 from .yolox_head import YOLOXHead
 
-__all__ = ['YOLOXHead']
+__all__ = ['DetTTAModel', 'YOLOXHead']

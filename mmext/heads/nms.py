@@ -4,8 +4,12 @@ from functools import cache
 from importlib.util import find_spec
 
 from mmcv.ops import batched_nms, get_compiling_cuda_version
+from mmdet.models import DetTTAModel as MMDetDetTTAModel
+from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
+
+from mmext.registry import MODELS
 
 
 @cache
@@ -37,3 +41,14 @@ def suppress(results: InstanceData, nms: ConfigDict) -> InstanceData:
     results = results[keep.to(results.bboxes.device)]
     results.scores = detections[:, -1].to(results.scores)
     return results
+
+
+@MODELS.register_module()
+class DetTTAModel(MMDetDetTTAModel):
+    """mmdet's test-time augmentation; where mmcv has no operators for the device, it merges on the CPU."""
+
+    def merge_preds(self, data_samples_list: list[list[DetDataSample]]) -> list[DetDataSample]:
+        """One prediction for each image from those of its views."""
+        if lacks_cuda_ops():
+            data_samples_list = [[sample.cpu() for sample in views] for views in data_samples_list]
+        return super().merge_preds(data_samples_list)

@@ -173,6 +173,18 @@ class TestWrongConfigsNameTheRemedy:
         assert "reduction='sum'" in message
 
 
+def test_tta_without_a_pipeline_flips_before_padding():
+    pipeline = [{'type': 'LoadImageFromFile'}, {'type': 'Pad'}, {'type': 'PackDetInputs', 'meta_keys': ('img_id',)}]
+    load, augment = cli_test.flip(pipeline)
+    assert load == pipeline[0]
+    flips, pad, pack = augment['transforms']
+    assert [step['prob'] for step in flips] == [1.0, 0.0]
+    assert pad == [pipeline[1]]
+    assert pack == [{'type': 'PackDetInputs', 'meta_keys': ('img_id', 'flip', 'flip_direction')}]
+    with pytest.raises(ValueError, match='ends in Resize'):
+        cli_test.flip([{'type': 'Resize'}])
+
+
 def test_out_must_be_a_pickle(experiment, capsys):
     with pytest.raises(SystemExit):
         cli_test.parse_args([str(experiment), 'some.pth', '--out', 'predictions.json'])
