@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 import mmext
-from mmext.cli.common import check_types
+from mmext.cli.check import check_types
 from mmext.heads import YOLOXHead
 
 CONFIGS = sorted((ROOT / 'configs' / 'yolox').glob('*.py'))

@@ -7,7 +7,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
-from .common import add_hook, build_runner, check_file, load_config, parser
+from .check import check_file
+from .common import add_hook, build_runner, load_config, parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

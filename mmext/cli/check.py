@@ -1,0 +1,81 @@
+"""Mistakes that the command line and a config show before anything is built."""
+
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+
+from mmengine.registry import Registry
+
+import mmext.registry
+
+REBUILD = (
+    "Rebuild mmcv against the torch of this environment, past pip's cache, with `make ops`; without make: "
+    '`pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation onedl-mmcv`'
+)
+
+
+def check_stack() -> None:
+    """Raise a ModuleNotFoundError that names the remedy, unless mmdet and mmcv's operators are there."""
+    try:
+        import_module('mmdet')
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'mmext trains with MMDetection, which is not installed here: `pip install '
+            '--no-build-isolation "mmext[onedl]"`, with torch there first'
+        ) from error
+    try:
+        import_module('mmcv._ext')
+    except ImportError as error:
+        raise ModuleNotFoundError(f'mmcv is here without its compiled operators ({error}). {REBUILD}') from error
+
+
+def check_file(name: str, kind: str) -> str:
+    """The name, where there is a file of that name, or where it is an address.
+
+    Raises:
+        FileNotFoundError: Where there is none.
+    """
+    if '://' not in name and not Path(name).is_file():
+        raise FileNotFoundError(f'there is no {kind} {name!r} below {Path.cwd()}')
+    return name
+
+
+def check_types(node: object) -> None:
+    """Check each type of mmext's that a config names, and its arguments, before anything is built.
+
+    Raises:
+        ValueError: For a type that mmext does not have, or an argument that the type does not know: most often one that
+            a base config left there.
+    """
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
+    for child in children:
+        check_types(child)
+    kind = node.get('type') if isinstance(node, dict) else None
+    if isinstance(kind, str) and kind.startswith('mmext.') and kind.count('.') == 1:
+        _check_arguments(_find_type(kind), kind, node)
+
+
+def _find_type(kind: str) -> type:
+    name = kind.removeprefix('mmext.')
+    types = {}
+    for registry in (node for node in vars(mmext.registry).values() if isinstance(node, Registry)):
+        registry.import_from_location()
+        types.update(registry.module_dict)
+    if name not in types:
+        near = get_close_matches(name, types, n=1)
+        hint = f'did you mean mmext.{near[0]}? ' if near else ''
+        raise ValueError(f'mmext has no {kind!r}; {hint}it has {", ".join(sorted(types))}')
+    return types[name]
+
+
+def _check_arguments(kind: type, name: str, node: dict) -> None:
+    parameters = signature(kind).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for key in node:
+        if key not in parameters and key not in ('type', '_scope_', 'priority'):
+            raise ValueError(
+                f'{name} knows no argument {key!r}, only {", ".join(parameters)}; where {key!r} comes from the base '
+                "config, add _delete_=True to the dict that names the type: it then replaces the base's"
+            )
