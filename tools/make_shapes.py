@@ -33,8 +33,9 @@ SMALL_SHARE = 0.38
 MIN_VISIBLE = 0.5
 HIDDEN_BELOW = 0.95
 MIN_CONTRAST = 90
+MAX_TILT = np.pi / 6
 # Raise it with every change to the drawing, so that an older data set is drawn afresh.
-VERSION = 1
+VERSION = 3
 
 
 @dataclass
@@ -219,7 +220,7 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
     pad = size // 8
     canvas = draw_background(rng, size + 2 * pad)
     objects = []
-    for _ in range(rng.integers(3, 9)):
+    for _ in range(rng.integers(4, 10)):
         add_shape(rng, canvas, pad, objects)
     for _ in range(rng.integers(0, 3)):
         add_bar(rng, canvas, objects)
@@ -258,7 +259,7 @@ def add_shape(rng: np.random.Generator, canvas: np.ndarray, pad: int, objects: l
     for _ in range(20):
         side = draw_side(rng, size)
         centre = pad + rng.uniform(side / 4, size - side / 4, 2)
-        points = outline(name, centre, side, rng.uniform(0, 2 * np.pi))
+        points = outline(name, centre, side, rng.uniform(-MAX_TILT, MAX_TILT))
         mask = fill(np.zeros(canvas.shape[:2], np.uint8), points, 255)
         seen = np.zeros(mask.shape, bool)
         seen[pad:-pad, pad:-pad] = mask[pad:-pad, pad:-pad] > 127
@@ -280,9 +281,9 @@ def draw_side(rng: np.random.Generator, size: int) -> float:
 
 
 def outline(name: str, centre: np.ndarray, side: float, angle: float) -> np.ndarray:
-    """Return the corners (N, 2) of a shape turned by ``angle``."""
+    """Return the corners (N, 2) of a shape, the first at the top but for a turn by ``angle``."""
     radii = side / 2 * OUTLINES[name]
-    angles = angle + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+    angles = angle - np.pi / 2 + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     return centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 

@@ -11,7 +11,7 @@ resize = dict(type='mmdet.Resize', scale=(192, 192), keep_ratio=True)
 train_pipeline = [
     load,
     annotations,
-    dict(type='mmdet.RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='mmdet.RandomFlip', prob=0.5),
     dict(type='mmdet.PackDetInputs'),
 ]
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')

@@ -37,7 +37,9 @@ def check_classes(model: nn.Module, dataset: Dataset) -> None:
         ValueError: Where the number of classes differs, or an annotation file knows a class by another name: mmdet
             drops its boxes without a word, and losses of 0 are all that shows.
     """
-    classes = dataset.metainfo.get('classes', ())
+    classes = getattr(dataset, 'metainfo', {}).get('classes', ())
+    if not classes:
+        return
     expected = getattr(getattr(model, 'bbox_head', None), 'num_classes', len(classes))
     if expected != len(classes):
         raise ValueError(

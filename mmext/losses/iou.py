@@ -98,12 +98,14 @@ def iou_loss(pred: Tensor, target: Tensor, variant: str = 'iou', alpha: float = 
         The loss of each pair, of shape (n,).
 
     Raises:
-        ValueError: For shapes that are not aligned boxes, or an unknown variant.
+        ValueError: For shapes that are not aligned boxes, an unknown variant, or an alpha that is not above 0.
 
     Source: He et al., alpha-IoU, https://arxiv.org/abs/2110.13675, eq. 4; the variants name their own.
     """
     if variant not in VARIANTS:
         raise ValueError(f'iou_loss: variant must be one of {", ".join(VARIANTS)}, but is {variant!r}')
+    if not alpha > 0:
+        raise ValueError(f'iou_loss: alpha must be above 0, but is {alpha!r}')
     pair = BoxPair(pred, target, eps)
     loss = 1 - power(pair.iou, alpha)
     for term in VARIANTS[variant](pair):

@@ -269,6 +269,7 @@ class TestModule:
         with pytest.raises(ValueError, match='aligned boxes'):
             iou_loss(torch.zeros(pred), torch.zeros(target))
 
-    def test_refuses_an_unknown_variant(self):
-        with pytest.raises(ValueError, match="'gious'"):
-            iou_loss(torch.zeros(1, 4), torch.zeros(1, 4), 'gious')
+    @pytest.mark.parametrize('arguments', [{'variant': 'gious'}, {'alpha': 0.0}, {'alpha': -2.0}])
+    def test_function_refuses_bad_arguments(self, arguments):
+        with pytest.raises(ValueError, match=str(*arguments.values())):
+            iou_loss(torch.zeros(1, 4), torch.zeros(1, 4), **arguments)
