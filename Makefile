@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 CONSTRAINTS := requirements/constraints.txt
 SETTINGS := Makefile setup.cfg pyproject.toml tools/setup_env.sh $(CONSTRAINTS)
-DEMO_CONFIG := configs/yolox/yolox_nano_recommended_1xb8-10e_shapes.py
+DEMO_CONFIG := configs/yolox/yolox_nano_recommended_1xb8-9e_shapes.py
 
 .PHONY: help demo test lint ops clean
 help:  ## list the targets

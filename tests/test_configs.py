@@ -14,7 +14,7 @@ from mmext.cli.check import check_types
 from mmext.heads import YOLOXHead
 
 CONFIGS = sorted((ROOT / 'configs' / 'yolox').glob('*.py'))
-ROOTS = {'coco': 'yolox_s_8xb8-300e_coco', 'bccd': 'yolox_nano_1xb8-60e_bccd', 'shapes': 'yolox_nano_1xb8-10e_shapes'}
+ROOTS = {'coco': 'yolox_s_8xb8-300e_coco', 'bccd': 'yolox_nano_1xb8-60e_bccd', 'shapes': 'yolox_nano_1xb8-9e_shapes'}
 IDEAS = {
     *('obj-focal', 'obj-varifocal', 'obj-iou-varifocal', 'cls-varifocal', 'cls-quality', 'cls-focal'),
     *('cls-softmax-focal', 'giou', 'diou', 'ciou', 'eiou', 'recommended'),

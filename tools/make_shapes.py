@@ -29,13 +29,13 @@ SHARES = (0.85, 0.10, 0.05)
 SPLITS = ('train', 'val')
 SMALLEST_SIDE = 16
 SMALL_SIDE = 32
-SMALL_SHARE = 0.38
-MIN_VISIBLE = 0.5
+SMALL_SHARE = 0.3
+MIN_VISIBLE = 0.6
 HIDDEN_BELOW = 0.95
 MIN_CONTRAST = 90
 MAX_TILT = np.pi / 6
 # Raise it with every change to the drawing, so that an older data set is drawn afresh.
-VERSION = 3
+VERSION = 1
 
 
 @dataclass

@@ -14,7 +14,7 @@ from mmext.cli.main import main as command
 
 TRAIN, TEST = ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py'
 EXPERIMENT = """
-_base_ = 'mmext::yolox/yolox_nano_recommended_1xb8-10e_shapes.py'
+_base_ = 'mmext::yolox/yolox_nano_recommended_1xb8-9e_shapes.py'
 train_dataloader = dict(
     batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(data_root={root!r}))
 val_dataloader = dict(

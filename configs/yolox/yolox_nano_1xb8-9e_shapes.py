@@ -7,7 +7,7 @@ dataset = dict(
 )
 load = dict(type='LoadImageFromFile')
 annotations = dict(type='mmdet.LoadAnnotations', with_bbox=True)
-resize = dict(type='mmdet.Resize', scale=(192, 192), keep_ratio=True)
+resize = dict(type='mmdet.Resize', scale=(128, 128), keep_ratio=True)
 train_pipeline = [
     load,
     annotations,
@@ -21,7 +21,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='mmdet.Resize', scale=(side, side), keep_ratio=True) for side in (160, 192, 256)],
+            [dict(type='mmdet.Resize', scale=(side, side), keep_ratio=True) for side in (96, 128, 160)],
             [dict(type='mmdet.RandomFlip', prob=probability) for probability in (1.0, 0.0)],
             [annotations],
             [dict(type='mmdet.PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
@@ -41,20 +41,21 @@ train_dataset = dict(
 val_dataset = dict(
     **dataset, data_prefix=dict(img='val/'), ann_file='annotations/val.json', test_mode=True, pipeline=test_pipeline
 )
-train_dataloader = dict(num_workers=1, dataset=dict(_delete_=True, **train_dataset))
-val_dataloader = dict(num_workers=1, dataset=dict(_delete_=True, **val_dataset))
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(_delete_=True, **train_dataset))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(_delete_=True, **val_dataset))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/shapes/annotations/val.json', classwise=True)
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=10, val_interval=5)
+train_cfg = dict(max_epochs=9, val_interval=3)
 optim_wrapper = dict(optimizer=dict(lr=0.02))
 param_scheduler = [
     dict(type='mmdet.QuadraticWarmupLR', begin=0, end=1, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=2e-4, begin=1, end=10, T_max=9, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=2e-4, begin=1, end=9, T_max=8, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(checkpoint=dict(interval=5, max_keep_ckpts=1), logger=dict(interval=50))
+default_hooks = dict(checkpoint=dict(interval=9, max_keep_ckpts=1), logger=dict(interval=50))
 custom_hooks = [
     dict(type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.001, update_buffers=True, priority=49),
 ]
+randomness = dict(seed=0)
