@@ -61,7 +61,7 @@ PY
 
 install_mmcv() {
     say 'installing mmcv with its operators: seconds where pip has kept the wheel, else ten minutes of building on two cores'
-    env $(build_environment) $INSTALL "$@" "$(grep '^onedl-mmcv==' $CONSTRAINTS)"
+    env $(build_environment) $INSTALL --no-deps "$@" "$(grep '^onedl-mmcv==' $CONSTRAINTS)"
 }
 
 install_torchvision() {
@@ -92,7 +92,7 @@ dev)
     ;;
 ops)
     [ -f $CONSTRAINTS ] || fail "there is no $VENV yet: run \`make demo\` or \`make test\`"
-    install_mmcv --force-reinstall --no-deps --no-cache-dir
+    install_mmcv --force-reinstall --no-cache-dir
     check_ops
     say "mmcv's operators are there"
     ;;
