@@ -16,7 +16,8 @@ SCOPE = 'mmext'
 
 
 def _child(parent: Registry, *locations: str) -> Registry:
-    return Registry(parent.name, parent=parent, scope=SCOPE, locations=list(locations))
+    # Without a location mmengine would look for mmext.utils, and say that mmext is not installed.
+    return Registry(parent.name, parent=parent, scope=SCOPE, locations=list(locations) or [__name__])
 
 
 # The heads extend mmdet's; the losses serve projects that have no mmdet.

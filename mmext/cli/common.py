@@ -4,8 +4,10 @@ import argparse
 import os
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.device import get_device
 from mmengine.runner import Runner
 
 import mmext
@@ -73,4 +75,12 @@ def build_runner(config: Config) -> Runner:
     """The runner of the config: mmengine's, or the one that `runner_type` names."""
     from mmdet.registry import RUNNERS
 
+    if config.launcher == 'pytorch' and get_device() == 'cpu':
+        _distribute_over_cpus(config)
     return RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
+
+
+def _distribute_over_cpus(config: Config) -> None:
+    """Over gloo; mmengine would choose a CUDA device, whatever the backend."""
+    torch.distributed.init_process_group('gloo')
+    config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)

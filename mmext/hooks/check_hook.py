@@ -1,5 +1,6 @@
 """Mistakes that training would not show until it has failed."""
 
+from mmengine.fileio import load
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -48,14 +49,14 @@ def check_classes(model: nn.Module, dataset: Dataset) -> None:
         )
     while hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
-    if hasattr(dataset, 'coco'):
-        known = {category['name'] for category in dataset.coco.dataset['categories']}
+    # mmdet's CocoDataset keeps the ids of the classes that it found.
+    if len(getattr(dataset, 'cat_ids', classes)) < len(classes):
+        known = [category['name'] for category in load(dataset.ann_file)['categories']]
         missing = [name for name in classes if name not in known]
-        if missing:
-            raise ValueError(
-                f'the annotation file {dataset.ann_file} has no class {", ".join(map(repr, missing))}; it has '
-                f'{sorted(known)}: set dataset.metainfo=dict(classes=...) to its names'
-            )
+        raise ValueError(
+            f'the annotation file {dataset.ann_file} has no class {", ".join(map(repr, missing))}; it has '
+            f'{known}: set dataset.metainfo=dict(classes=...) to its names'
+        )
 
 
 @HOOKS.register_module()
