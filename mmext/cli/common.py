@@ -64,11 +64,12 @@ def _resolve(name: str) -> str:
     return check_file(name, 'config')
 
 
-def add_hook(config: Config, kind: str) -> None:
-    """Add a hook of this type to the config, unless it has one."""
-    hooks = config.setdefault('custom_hooks', [])
-    if not any(hook['type'] == kind for hook in hooks):
-        config.custom_hooks = [*hooks, dict(type=kind)]
+def add_hook(config: Config, kind: str, **arguments: object) -> None:
+    """Add a hook of this type to the config, or give these arguments to the one that it has."""
+    hooks = config.get('custom_hooks', [])
+    given = next((hook for hook in hooks if hook['type'] == kind), dict(type=kind))
+    given.update(arguments)
+    config.custom_hooks = [*(hook for hook in hooks if hook is not given), given]
 
 
 def build_runner(config: Config) -> Runner:

@@ -68,13 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(args)
     config.load_from = check_file(args.checkpoint, 'checkpoint')
     init_default_scope(config.get('default_scope', 'mmdet'))
-    if args.show or args.show_dir:
-        from mmdet.engine.hooks.utils import trigger_visualization_hook
-
-        config = trigger_visualization_hook(config, args)
+    if args.show:
+        config.default_hooks.visualization.update(draw=True, show=True, wait_time=args.wait_time)
     if args.tta:
         add_tta(config)
-    add_hook(config, 'mmext.ReportHook')
+    add_hook(config, 'mmext.ReportHook', show_dir=args.show_dir)
     runner = build_runner(config)
     if args.out:
         from mmdet.evaluation import DumpDetResults

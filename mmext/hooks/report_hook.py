@@ -40,6 +40,7 @@ class ReportHook(Hook):
     Args:
         num_pictures: How many images of the last evaluation are drawn, at least 0.
         score_thr: The lowest score of a drawn prediction, in [0, 1].
+        show_dir: Where, below the work dir and the time of the run, all images of a test are drawn; None: nowhere.
 
     Raises:
         ValueError: Where an argument is outside its range.
@@ -47,7 +48,7 @@ class ReportHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, num_pictures: int = 8, score_thr: float = 0.3):
+    def __init__(self, num_pictures: int = 8, score_thr: float = 0.3, show_dir: str | None = None):
         if num_pictures < 0 or not 0 <= score_thr <= 1:
             raise ValueError(
                 'ReportHook: num_pictures must be at least 0 and score_thr in [0, 1], but they are '
@@ -55,6 +56,7 @@ class ReportHook(Hook):
             )
         self.num_pictures = num_pictures
         self.score_thr = score_thr
+        self.show_dir = show_dir
         self.metrics: dict[str, float] = {}
         self.samples: list[BaseDataElement] = []
         self.first_iter: int | None = None
@@ -81,6 +83,17 @@ class ReportHook(Hook):
         """Keep the metrics for the table."""
         self.metrics = metrics or {}
 
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[BaseDataElement] | None = None,
+    ) -> None:
+        """Draw the batch where `show_dir` asks for it."""
+        if self.show_dir:
+            draw_predictions(outputs, runner.visualizer, Path(runner.log_dir, self.show_dir), self.score_thr)
+
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Keep the metrics for the table."""
         self.metrics = metrics or {}
@@ -91,6 +104,8 @@ class ReportHook(Hook):
         places = {'log': Path(runner.log_dir, f'{runner.timestamp}.log')}
         if self.first_iter is not None:
             places.update(self._after_training(runner))
+        elif self.show_dir:
+            places['pictures'] = Path(runner.log_dir, self.show_dir)
         rows = [[name, f'{value:.3f}'] for name, value in summarise(self.metrics).items()]
         table = (
             AsciiTable([['metric', 'value'], *rows], title='evaluation').table if rows else 'no evaluation in this run'

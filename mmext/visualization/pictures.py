@@ -30,7 +30,7 @@ def draw_predictions(
         image = mmcv.imread(sample.img_path, channel_order='rgb')
         height, width = image.shape[:2]
         zoom = max(1, -(-SMALLEST_SIDE // min(height, width)))
-        sample = deepcopy(sample)
+        sample = deepcopy(sample).cpu()
         for instances in (sample.get('gt_instances'), sample.pred_instances):
             if instances is not None:
                 # Within the image, or the drawing grows a margin: an untrained model predicts boxes of any size.
