@@ -33,7 +33,7 @@ def load_tool(name: str) -> ModuleType:
     return module
 
 
-def run(*command: object, check: bool = True) -> subprocess.CompletedProcess:
+def run(*command: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
     """Run a command in a fresh process, in the root of the checkout."""
     result = subprocess.run(
         [str(word) for word in command],
@@ -42,6 +42,7 @@ def run(*command: object, check: bool = True) -> subprocess.CompletedProcess:
             **os.environ,
             'OMP_NUM_THREADS': '1',
             'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
+            **environment,
         },
         capture_output=True,
         text=True,

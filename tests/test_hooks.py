@@ -37,6 +37,15 @@ def test_scalars_of_a_resumed_run(tmp_path):
     assert read_scalars(tmp_path / 'none', resumed=False) == []
 
 
+def test_scalars_of_an_abandoned_run_are_left_out(tmp_path):
+    for name, steps in (('1_abandoned', range(1, 6)), ('2_afresh', range(1, 3)), ('3_resumed', range(3, 5))):
+        folder = tmp_path / name / 'vis_data'
+        folder.mkdir(parents=True)
+        (folder / 'scalars.json').write_text(''.join(json.dumps({'step': i, 'loss': name}) + '\n' for i in steps))
+    records = read_scalars(tmp_path / '3_resumed', resumed=True)
+    assert [(record['step'], record['loss'][0]) for record in records] == [(1, '2'), (2, '2'), (3, '3'), (4, '3')]
+
+
 def test_keeps_the_first_pictures_of_the_last_evaluation():
     hook = ReportHook(num_pictures=3)
     for _ in range(2):

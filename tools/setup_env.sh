@@ -40,11 +40,13 @@ share_system_torch() {
     torch=$("$PYTHON" -c 'import torch; print(torch.__version__)') ||
         fail "SYSTEM_TORCH=1, but $PYTHON cannot import torch: install it there, or run make without SYSTEM_TORCH"
     say "using torch $torch of $PYTHON"
-    "$PYTHON" -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+    "$PYTHON" -c 'import pathlib, site, torch; print(pathlib.Path(torch.__file__).parents[1], *site.getsitepackages(), sep="\n")' \
         > "$($VENV/bin/python -c 'import site; print(site.getsitepackages()[0])')/system_torch.pth"
-    # Nothing may replace what that torch was built with.
+    # Nothing may replace that torch, nor the generation of numpy that it was built for.
     sed -i '/^\(torch\|torchvision\|numpy\)==/d' $CONSTRAINTS
     echo "torch==$torch" >> $CONSTRAINTS
+    "$PYTHON" -c 'import numpy; print(f"numpy=={numpy.__version__[0]}.*")' >> $CONSTRAINTS ||
+        say "$PYTHON has no numpy: installing one"
 }
 
 # Where torch sees a GPU, mmcv's setup.py builds CUDA operators and needs an nvcc of torch's CUDA version. Without one, the
@@ -55,23 +57,28 @@ import re, shutil, subprocess, torch
 nvcc = shutil.which('nvcc')
 release = nvcc and re.search(r'release (\d+)', subprocess.run([nvcc, '--version'], capture_output=True, text=True).stdout)
 fits = bool(release) and (torch.version.cuda or '').split('.')[0] == release[1]
-print('MMCV_WITH_OPS=1' if torch.cuda.is_available() and fits else 'MMCV_WITH_OPS=1 CUDA_VISIBLE_DEVICES=')
+print('MMCV_WITH_OPS=1' if torch.cuda.is_available() and fits else 'MMCV_WITH_OPS=1 FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=')
 PY
 }
 
 install_mmcv() {
     say 'installing mmcv with its operators: seconds where pip has kept the wheel, else ten minutes of building on two cores'
-    env $(build_environment) $INSTALL --no-deps "$@" "$(grep '^onedl-mmcv==' $CONSTRAINTS)"
+    local environment
+    environment=$(build_environment)
+    env $environment $INSTALL --no-deps "$@" "$(grep '^onedl-mmcv==' $CONSTRAINTS)" ||
+        fail 'mmcv does not build here; it needs a C++ compiler and the headers of Python (Debian: apt install g++ python3-dev)'
 }
 
 install_torchvision() {
     $VENV/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || return 0
-    $VENV/bin/python -c 'import torchvision' 2> /dev/null || $INSTALL --quiet torchvision
+    $VENV/bin/python -c 'import torchvision' 2> /dev/null || $INSTALL --quiet torchvision ||
+        say 'no torchvision fits this torch: where mmcv has no operators for the GPU, NMS runs on the CPU'
 }
 
 check_ops() {
+    $VENV/bin/python -c 'import cv2' || fail 'OpenCV lacks libraries of the system (Debian: apt install libgl1 libglib2.0-0)'
     $VENV/bin/python -c 'import torch, mmcv._ext' || fail "mmcv has no compiled operators, or they do not fit this torch. \
-Run \`make ops\`, which builds them anew, and then again what you ran. It needs a C++ compiler (Debian: apt install g++)."
+Run \`make ops\`, which builds them anew, and then again what you ran."
 }
 
 case "${1:-}" in

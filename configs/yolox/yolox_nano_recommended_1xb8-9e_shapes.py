@@ -3,7 +3,6 @@ _base_ = './yolox_nano_1xb8-9e_shapes.py'
 model = dict(
     bbox_head=dict(
         cls_target='label',
-        loss_cls=dict(
-            _delete_=True, type='mmext.SoftmaxFocalLoss', alpha=[0.7, 2.0, 3.0], gamma=1.0, reduction='sum'),
+        loss_cls=dict(_delete_=True, type='mmext.SoftmaxFocalLoss', alpha=[0.7, 2.0, 3.0], gamma=1.0, reduction='sum'),
         loss_bbox=dict(
             _delete_=True, type='mmext.IoULoss', variant='ciou', alpha=2.0, reduction='sum', loss_weight=5.0)))

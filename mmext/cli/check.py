@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from inspect import signature
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from mmengine.registry import Registry
 import mmext.registry
 
 REBUILD = (
-    "Rebuild mmcv against the torch of this environment, past pip's cache, with `make ops`; without make: "
-    '`pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation onedl-mmcv`'
+    "Build it anew against the torch of this environment, past pip's cache: `make ops`, or without make "
+    '`pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation {mmcv}`; where there is a GPU '
+    'but no nvcc, with CUDA_VISIBLE_DEVICES= before it'
 )
 
 
@@ -27,7 +29,10 @@ def check_stack() -> None:
     try:
         import_module('mmcv._ext')
     except ImportError as error:
-        raise ModuleNotFoundError(f'mmcv is here without its compiled operators ({error}). {REBUILD}') from error
+        mmcv = packages_distributions()['mmcv'][0]
+        raise ModuleNotFoundError(
+            f'mmcv does not load its compiled operators ({error}). {REBUILD.format(mmcv=mmcv)}'
+        ) from error
 
 
 def check_file(name: str, kind: str) -> str:

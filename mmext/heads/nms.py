@@ -19,9 +19,9 @@ def lacks_cuda_ops() -> bool:
 
 
 def suppress(results: InstanceData, nms: ConfigDict) -> InstanceData:
-    """Mmdet's per-class NMS, for boxes on a device for which mmcv was built without operators.
+    """mmdet's per-class NMS, for boxes on a device for which mmcv was built without operators.
 
-    torchvision's operator keeps the work on the device; where it is missing, or for another kind of NMS than `nms`, the
+    torchvision's operator keeps the work on the device; where it is missing, or for more than the plain `nms`, the
     boxes make a trip to the CPU.
 
     Args:
@@ -31,11 +31,14 @@ def suppress(results: InstanceData, nms: ConfigDict) -> InstanceData:
     Returns:
         The results that stay, from the highest score down.
     """
-    if nms.get('type', 'nms') == 'nms' and not nms.get('class_agnostic') and find_spec('torchvision'):
+    if (
+        nms.get('type', 'nms') == 'nms'
+        and set(nms) <= {'type', 'iou_threshold', 'split_thr'}
+        and find_spec('torchvision')
+    ):
         from torchvision.ops import batched_nms as device_nms
 
-        keep = device_nms(results.bboxes.float(), results.scores.float(), results.labels, nms.iou_threshold)
-        return results[keep[: nms.get('max_num', len(keep))]]
+        return results[device_nms(results.bboxes, results.scores, results.labels, nms.iou_threshold)]
     boxes, scores, labels = (value.cpu() for value in (results.bboxes, results.scores, results.labels))
     detections, keep = batched_nms(boxes, scores, labels, nms)
     results = results[keep.to(results.bboxes.device)]

@@ -42,7 +42,8 @@ class YOLOXHead(MMDetYOLOXHead):
         **kwargs: mmdet's.
 
     Raises:
-        ValueError: For an unknown target, a loss with `reduction='none'`, or a softmax without `cls_target='label'`.
+        ValueError: For an unknown target, a loss with `reduction='none'`, a softmax without `cls_target='label'`, or a
+            softmax for the objectness.
     """
 
     def __init__(self, *args, obj_target: str = 'hard', cls_target: str = 'iou', **kwargs):
@@ -60,6 +61,11 @@ class YOLOXHead(MMDetYOLOXHead):
                 raise ValueError(
                     f"bbox_head.{name} has reduction='none', but the head needs one number: use 'mean' or 'sum'"
                 )
+        if not getattr(self.loss_obj, 'use_sigmoid', True):
+            raise ValueError(
+                f'bbox_head.loss_obj is a softmax ({type(self.loss_obj).__name__}), but the objectness is one logit: '
+                'set use_sigmoid=True, or use mmext.FocalLoss'
+            )
         if self.softmax and self.cls_target != 'label':
             raise ValueError(
                 f'bbox_head.loss_cls is a softmax ({type(self.loss_cls).__name__}) and needs '

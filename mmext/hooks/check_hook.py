@@ -10,18 +10,24 @@ from torch.utils.data import Dataset
 from mmext.registry import HOOKS
 
 
+def yolox_head(model: nn.Module) -> nn.Module | None:
+    """The YOLOX head of a detector, mmdet's or mmext's; None where it has another."""
+    from mmdet.models.dense_heads import YOLOXHead
+
+    head = getattr(model, 'bbox_head', None)
+    return head if isinstance(head, YOLOXHead) else None
+
+
 def check_reduction(model: nn.Module) -> None:
     """Refuse a `mean` loss in mmdet's own YOLOXHead, which divides by the number of positives itself.
 
     Raises:
         ValueError: With it the loss would be divided twice, and its branch would all but stop to learn.
     """
-    from mmdet.models.dense_heads import YOLOXHead as MMDetYOLOXHead
-
     from mmext.heads import YOLOXHead
 
-    head = getattr(model, 'bbox_head', None)
-    if not isinstance(head, MMDetYOLOXHead) or isinstance(head, YOLOXHead):
+    head = yolox_head(model)
+    if head is None or isinstance(head, YOLOXHead):
         return
     for name in ('loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1'):
         if getattr(head, name).reduction != 'sum':
@@ -38,13 +44,13 @@ def check_classes(model: nn.Module, dataset: Dataset) -> None:
         ValueError: Where the number of classes differs, or an annotation file knows a class by another name: mmdet
             drops its boxes without a word, and losses of 0 are all that shows.
     """
+    head = yolox_head(model)
     classes = getattr(dataset, 'metainfo', {}).get('classes', ())
-    if not classes:
+    if head is None or not classes:
         return
-    expected = getattr(getattr(model, 'bbox_head', None), 'num_classes', len(classes))
-    if expected != len(classes):
+    if head.num_classes != len(classes):
         raise ValueError(
-            f'model.bbox_head.num_classes is {expected}, but the data set has {len(classes)} classes, '
+            f'model.bbox_head.num_classes is {head.num_classes}, but the data set has {len(classes)} classes, '
             f'{tuple(classes)}: set model.bbox_head.num_classes={len(classes)}, or the metainfo of the data set'
         )
     while hasattr(dataset, 'dataset'):

@@ -40,7 +40,8 @@ class ReportHook(Hook):
     Args:
         num_pictures: How many images of the last evaluation are drawn, at least 0.
         score_thr: The lowest score of a drawn prediction, in [0, 1].
-        show_dir: Where, below the work dir and the time of the run, all images of a test are drawn; None: nowhere.
+        show_dir: Where, below the work dir and the time of the run, the images of a test are drawn, on several GPUs
+            those of the first; None: nowhere.
 
     Raises:
         ValueError: Where an argument is outside its range.
@@ -134,9 +135,18 @@ def read_scalars(log_dir: Path, resumed: bool) -> list[dict]:
 
     Args:
         log_dir: The folder of the run, named by its time, in the work dir.
-        resumed: Read the runs before it in the same work dir, too.
+        resumed: Read the runs before it in the same work dir, too, each up to where the next one started.
     """
-    files = (
-        sorted(log_dir.parent.glob('*/vis_data/scalars.json')) if resumed else [log_dir / 'vis_data' / 'scalars.json']
-    )
-    return [json.loads(line) for file in files if file.is_file() for line in file.read_text().splitlines()]
+    files = [log_dir / 'vis_data' / 'scalars.json']
+    if resumed:
+        files = sorted(log_dir.parent.glob('*/vis_data/scalars.json'))
+    records: list[dict] = []
+    # The first step of the later runs, of training and of evaluation: a run before them counts up to there.
+    first = {True: float('inf'), False: float('inf')}
+    for file in reversed([file for file in files if file.is_file()]):
+        run = [json.loads(line) for line in file.read_text().splitlines()]
+        run = [record for record in run if record['step'] < first['loss' in record]]
+        for record in run:
+            first['loss' in record] = min(first['loss' in record], record['step'])
+        records = run + records
+    return records

@@ -8,25 +8,12 @@ from torch import Tensor, nn
 REDUCTIONS = ('none', 'mean', 'sum')
 
 
-class _FromHalf(torch.autograd.Function):
-    """float16 to float32, with a gradient that saturates at float16's range instead of overflowing."""
-
-    @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
-        return tensor.float()
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        limit = torch.finfo(torch.float16).max
-        return gradient.clamp(-limit, limit).half()
-
-
 def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in their common floating type, float32 or wider."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple((_FromHalf.apply(tensor) if tensor.dtype == torch.float16 else tensor).to(dtype) for tensor in tensors)
+    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def power(base: Tensor, exponent: float) -> Tensor:

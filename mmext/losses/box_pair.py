@@ -8,6 +8,19 @@ from torch import Tensor
 from .base import wide
 
 
+class _FromHalf(torch.autograd.Function):
+    """float16 to float32, with a gradient that saturates at float16's range instead of overflowing."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        return tensor.float()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        limit = torch.finfo(torch.float16).max
+        return gradient.clamp(-limit, limit).half()
+
+
 class Lazy:
     """`functools.cached_property` without the lock that Python 3.11 still takes, and `torch.compile` cannot enter."""
 
@@ -54,7 +67,7 @@ class BoxPair:
                 f'of shapes {tuple(pred.shape)} and {tuple(target.shape)}'
             )
         self.eps = eps
-        pred, target = wide(pred, target)
+        pred, target = wide(*(_FromHalf.apply(box) if box.dtype == torch.float16 else box for box in (pred, target)))
         limit = torch.finfo(pred.dtype).max ** 0.25 / 4
         self.top_left, self.bottom_right = self._corners(pred.clamp(-limit, limit))
         self.target_top_left, self.target_bottom_right = self._corners(target.clamp(-limit, limit))

@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from mmext.heads import YOLOXHead
-from mmext.heads.nms import lacks_cuda_ops, suppress
+from mmext.heads.nms import suppress
 
 CLASSES, CHANNELS, SIZE = 3, 8, 160
 SOFTMAX = {'loss_cls': {'type': 'mmext.SoftmaxFocalLoss'}, 'cls_target': 'label'}
@@ -163,11 +163,17 @@ class TestTargets:
         assert (target.sum(-1) == 1).all()
         assert target.unique().tolist() == [0, 1]
 
-    def test_label(self):
-        given = self.seen(**SOFTMAX)
-        expected = self.seen(cls_target='hard')['loss_cls'][1].argmax(-1)
-        assert given['loss_cls'][1].dtype == torch.int64
-        assert given['loss_cls'][1].shape == expected.shape
+    def test_label(self, monkeypatch):
+        assigned = []
+        original = YOLOXHead._cls_target
+        monkeypatch.setattr(
+            YOLOXHead, '_cls_target', lambda head, labels, ious: assigned.append(labels) or original(head, labels, ious)
+        )
+        label = self.seen(**SOFTMAX)['loss_cls'][1]
+        assert label.dtype == torch.int64
+        assert label.tolist() == assigned[0].tolist()
+        one_hot = self.seen(cls_target='hard')['loss_cls'][1]
+        assert one_hot.argmax(-1).tolist() == assigned[1].tolist()
 
     def test_objectness(self):
         hard, soft = self.seen()['loss_obj'][1], self.seen(obj_target='iou')['loss_obj'][1]
@@ -184,6 +190,11 @@ class TestTargets:
     def test_softmax_needs_labels(self):
         with pytest.raises(ValueError, match=r"needs bbox_head\.cls_target='label'"):
             build('mmext.YOLOXHead', loss_cls={'type': 'mmext.SoftmaxFocalLoss'})
+
+    @pytest.mark.parametrize('kind', ['mmdet.CrossEntropyLoss', 'mmext.SoftmaxFocalLoss'])
+    def test_objectness_is_no_softmax(self, kind):
+        with pytest.raises(ValueError, match='use_sigmoid=True'):
+            build('mmext.YOLOXHead', loss_obj={'type': kind, 'reduction': 'sum'})
 
     @pytest.mark.parametrize(
         'arguments',
@@ -263,10 +274,15 @@ class TestNMSFallback:
         for key in ('bboxes', 'scores', 'labels'):
             torch.testing.assert_close(kept[key], expected[key])
 
-    def test_knows_what_mmcv_was_built_for(self):
-        from mmcv.ops import get_compiling_cuda_version
-
-        assert lacks_cuda_ops() == (get_compiling_cuda_version() == 'not available')
+    @pytest.mark.parametrize('max_num', [-1, 2])
+    def test_keeps_as_many_as_asked(self, max_num):
+        results = InstanceData(
+            bboxes=torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]]),
+            scores=torch.tensor([0.9, 0.8, 0.7]),
+            labels=torch.zeros(3).long(),
+        )
+        kept = suppress(results, ConfigDict(type='nms', iou_threshold=0.5, max_num=max_num))
+        assert len(kept) == (3 if max_num < 0 else 2)
 
     @pytest.mark.gpu
     def test_predicts_on_a_gpu(self):

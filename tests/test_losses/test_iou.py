@@ -204,6 +204,14 @@ def test_finite_for_any_eight_floats(numbers, variant, alpha):
         assert values.isfinite().all()
 
 
+def test_gradient_of_float16_boxes_saturates():
+    """The true gradient of a sliver is beyond float16."""
+    pred = torch.tensor([[0.0, 0, 1e-4, 1e-3]], dtype=torch.float16, requires_grad=True)
+    (iou_loss(pred, pred.detach() * 2, 'diou') * 1e6).sum().backward()
+    assert pred.grad.isfinite().all()
+    assert pred.grad.abs().max() == torch.finfo(torch.float16).max
+
+
 class TestRelations:
     def test_alpha_two_is_yolox_stock_loss(self):
         pred, target = random_pairs()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 
 import pytest
@@ -104,6 +105,12 @@ def test_evaluates_the_checkpoint(trained, experiment, tmp_path, tta):
         assert len(list(tmp_path.glob('*/pictures/*'))) == 4
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
 def test_two_processes_train_over_gloo_with_another_loss(experiment, tmp_path):
     """--cfg-options swaps the loss; _delete_ drops the arguments of the one before."""
     result = run(
@@ -111,6 +118,8 @@ def test_two_processes_train_over_gloo_with_another_loss(experiment, tmp_path):
         *('--cfg-options', 'train_dataloader.batch_size=2', 'model.bbox_head.loss_bbox._delete_=True'),
         *('model.bbox_head.loss_bbox.type=mmext.IoULoss', 'model.bbox_head.loss_bbox.variant=giou'),
         'model.bbox_head.loss_bbox.loss_weight=5.0',
+        CUDA_VISIBLE_DEVICES='',
+        PORT=str(free_port()),
     )
     assert 'Distributed training: True' in result.stdout + result.stderr
     steps = [record for record in scalars(tmp_path) if 'loss' in record]
