@@ -93,17 +93,17 @@ def test_box_fits_the_drawing(monkeypatch):
         np.testing.assert_allclose(shown, union, atol=2)
 
 
-def test_visible_fraction_of_a_half_covered_shape():
+def test_visible_fraction_of_a_partly_covered_shape():
     seen = np.zeros((20, 20), bool)
     seen[:10, :10] = True
     shape = make_shapes.Shape('circle', [0, 0, 10, 10], 100, seen)
     mask = np.zeros((20, 20), np.uint8)
-    mask[:, 5:] = 255
+    mask[:, 7:] = 255
     assert make_shapes.cover([shape], mask)
-    assert shape.visible == 0.5
-    mask[:, 3:] = 255
+    assert shape.visible == 0.7
+    mask[:, 5:] = 255
     assert not make_shapes.cover([shape], mask)
-    assert shape.visible == 0.5
+    assert shape.visible == 0.7
 
 
 def test_loads_with_pycocotools(tmp_path, capsys):
