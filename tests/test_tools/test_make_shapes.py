@@ -70,7 +70,7 @@ def test_sizes(drawn):
 
 def test_hidden_share(drawn):
     visible = np.array([item['visible'] for item in drawn['annotations']])
-    assert visible.min() >= 0.4 and visible.max() <= 1
+    assert visible.min() >= 0.6 and visible.max() <= 1
     assert 0.20 <= np.mean(visible < 0.95) <= 0.50
 
 
