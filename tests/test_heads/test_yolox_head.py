@@ -1,6 +1,7 @@
 """YOLOXHead: mmdet's results with the stock losses, and what it adds."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -242,9 +243,12 @@ class TestPrecision:
         bbox_preds, objectnesses = [torch.zeros(1, 4, size, size)], [torch.full((1, 1, size, size), -9.0)]
         cls_scores[0][0, 0, 75, 75] = objectnesses[0][0, 0, 75, 75] = 9.0
         bbox_preds[0][0, :2, 75, 75] = 0.03125
+        bbox_preds[0][0, 2:, 75, 75] = 1.0
         half = [[level.half() for level in levels] for levels in (cls_scores, bbox_preds, objectnesses)]
         result = head.predict_by_feat(*half, [{'img_shape': (640, 640)}])[0]
-        assert result.bboxes.tolist() == [[596.25, 596.25, 604.25, 604.25]]
+        half_side = 8 * math.e / 2
+        expected = torch.tensor([[600.25 - half_side] * 2 + [600.25 + half_side] * 2])
+        torch.testing.assert_close(result.bboxes, expected, rtol=0, atol=1e-4)
 
     def test_half_outputs_have_losses_in_float32(self):
         head = build('mmext.YOLOXHead')
