@@ -54,3 +54,4 @@ default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1), logger=dict
 custom_hooks = [
     dict(type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.0002, update_buffers=True, priority=49),
 ]
+randomness = dict(seed=0)
