@@ -33,8 +33,8 @@ def load_tool(name: str) -> ModuleType:
     return module
 
 
-def run(*command: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
-    """Run a command in a fresh process, in the root of the checkout."""
+def run(*command: object, **environment: str) -> subprocess.CompletedProcess:
+    """Run a command in a fresh process, in the root of the checkout; it must succeed."""
     result = subprocess.run(
         [str(word) for word in command],
         cwd=ROOT,
@@ -48,7 +48,7 @@ def run(*command: object, check: bool = True, **environment: str) -> subprocess.
         text=True,
         check=False,
     )
-    assert not check or result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result
 
 

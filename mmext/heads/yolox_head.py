@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmext.losses.base import check_choice
 from mmext.registry import MODELS
 
 from .nms import lacks_cuda_ops, suppress
@@ -50,8 +51,10 @@ class YOLOXHead(MMDetYOLOXHead):
         # The arguments are mmdet's, so a type without a scope is mmdet's, whichever config file it was written in.
         with DefaultScope.overwrite_default_scope('mmdet'):
             super().__init__(*args, **kwargs)
-        self.obj_target = _choice('obj_target', obj_target, OBJ_TARGETS)
-        self.cls_target = _choice('cls_target', cls_target, CLS_TARGETS)
+        check_choice(self, 'bbox_head.obj_target', obj_target, OBJ_TARGETS)
+        check_choice(self, 'bbox_head.cls_target', cls_target, CLS_TARGETS)
+        self.obj_target = obj_target
+        self.cls_target = cls_target
         self.softmax = not getattr(self.loss_cls, 'use_sigmoid', True)
         self._check_losses()
 
@@ -234,12 +237,6 @@ class YOLOXHead(MMDetYOLOXHead):
         fallback = with_nms and results.bboxes.is_cuda and lacks_cuda_ops()
         results = super()._bbox_post_process(results, cfg, rescale, with_nms and not fallback, img_meta)
         return suppress(results, cfg.nms) if fallback and len(results) else results
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f'bbox_head.{name} must be one of {", ".join(map(repr, choices))}, but is {value!r}')
-    return value
 
 
 def _flatten(levels: Sequence[Tensor]) -> Tensor:

@@ -95,9 +95,7 @@ class ReportHook(Hook):
         if self.show_dir:
             draw_predictions(outputs, runner.visualizer, Path(runner.log_dir, self.show_dir), self.score_thr)
 
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the metrics for the table."""
-        self.metrics = metrics or {}
+    after_test_epoch = after_val_epoch
 
     @master_only
     def after_run(self, runner: Runner) -> None:

@@ -3,7 +3,7 @@ r"""Focal losses for classification and objectness.
     L = weight(p, t) * BCE(p, t),   p = sigmoid(logit)
 
 and beside them the focal loss of a softmax. Each is computed from logits, in float32 or wider, and is stable for
-logits of any size.
+logits of +-1000.
 """
 
 from collections.abc import Sequence
