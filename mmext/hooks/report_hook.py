@@ -107,7 +107,9 @@ class ReportHook(Hook):
             places['pictures'] = Path(runner.log_dir, self.show_dir)
         rows = [[name, f'{value:.3f}'] for name, value in summarise(self.metrics).items()]
         table = (
-            AsciiTable([['metric', 'value'], *rows], title='evaluation').table if rows else 'no evaluation in this run'
+            AsciiTable([['metric', 'value'], *rows], title='evaluation').table
+            if rows
+            else 'no metrics: nothing was evaluated, or nothing was detected'
         )
         lines = [f'{name + ":":12}{path}' for name, path in places.items()]
         runner.logger.info('\n'.join(['', table, *lines]))
