@@ -75,8 +75,8 @@ def _find_type(kind: str) -> type:
 
 
 def _check_arguments(kind: type, name: str, node: dict) -> None:
-    parameters = signature(kind).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    parameters = _parameters(kind)
+    if parameters is None:
         return
     for key in node:
         if key not in parameters and key not in ('type', '_scope_', 'priority'):
@@ -84,3 +84,15 @@ def _check_arguments(kind: type, name: str, node: dict) -> None:
                 f'{name} knows no argument {key!r}, only {", ".join(parameters)}; where {key!r} comes from the base '
                 "config, add _delete_=True to the dict that names the type: it then replaces the base's"
             )
+
+
+def _parameters(kind: type) -> list[str] | None:
+    """The arguments of a type and, where it passes on its `**kwargs`, of its bases; None where it takes any others."""
+    names = []
+    for base in kind.__mro__:
+        parameters = signature(base).parameters.values() if '__init__' in vars(base) else ()
+        names += [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+        others = [each.name for each in parameters if each.kind is each.VAR_KEYWORD]
+        if parameters and others != ['kwargs']:
+            return None if others else names
+    return names

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmext.losses.base import check_choice
+from mmext.losses.base import ElementwiseLoss, check_choice
 from mmext.registry import MODELS
 
 from .nms import lacks_cuda_ops, suppress
@@ -131,7 +131,9 @@ class YOLOXHead(MMDetYOLOXHead):
             loss_cls=self._loss(
                 self.loss_cls, cls_preds.flatten(0, 1)[positive], self._cls_target(labels, ious), num_positive
             ),
-            loss_bbox=self._loss(self.loss_bbox, boxes.flatten(0, 1)[positive], gt_boxes, num_positive),
+            loss_bbox=self._loss(
+                self.loss_bbox, boxes.flatten(0, 1)[positive], gt_boxes, num_positive, **self._box_context(bbox_preds)
+            ),
             loss_obj=self._loss(
                 self.loss_obj, objectness.reshape(-1, 1), self._obj_target(positive, ious, objectness), num_positive
             ),
@@ -143,14 +145,23 @@ class YOLOXHead(MMDetYOLOXHead):
         return losses
 
     @staticmethod
-    def _loss(loss: nn.Module, pred: Tensor, target: Tensor, num_positive: Tensor) -> Tensor:
-        """The sum of the loss over the number of positives, by the loss's own reduction."""
-        if not len(pred):
+    def _loss(loss: nn.Module, pred: Tensor, target: Tensor, num_positive: Tensor, **context: object) -> Tensor:
+        """The sum of the loss over the number of positives, by the loss's own reduction.
+
+        mmext's losses are called without positives, too: one with a running mean waits for every rank.
+        """
+        if not len(pred) and not isinstance(loss, ElementwiseLoss):
             # Keeps the branch in the graph, which DDP asks of every parameter.
             return pred.sum() * 0
         if loss.reduction == 'sum':
-            return loss(pred, target) / num_positive
-        return loss(pred, target, avg_factor=num_positive)
+            return loss(pred, target, **context) / num_positive
+        return loss(pred, target, avg_factor=num_positive, **context)
+
+    def _box_context(self, levels: Sequence[Tensor]) -> dict[str, object]:
+        """What the box loss asks for beside the boxes: the size of the network's input, which multi-scale changes."""
+        if not getattr(self.loss_bbox, 'needs_image_size', False):
+            return {}
+        return dict(image_size=[side * self.prior_generator.strides[0][0] for side in levels[0].shape[2:]])
 
     @torch.no_grad()
     def _assign(

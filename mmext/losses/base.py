@@ -17,27 +17,31 @@ def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def power(base: Tensor, exponent: float) -> Tensor:
-    """`base**exponent` for `base >= 0` and `exponent >= 0`, with a gradient that is finite at 0, too.
+    """`base**exponent` for `base >= 0` and `exponent >= 0`, finite, with a gradient that is finite at 0, too.
 
     An exponent below 1 has an infinite slope at 0, where any rounding error of the base would become a large gradient:
     a base below the resolution of its type counts as 0 there, and has no gradient. So does a base below 0, the
-    rounding error of a difference that cannot be negative.
+    rounding error of a difference that cannot be negative. A base whose power would overflow saturates.
     """
+    info = torch.finfo(base.dtype)
     if exponent == 0:
         return torch.ones_like(base)
-    if exponent >= 1:
-        base = base.clamp(min=0)
-        return base if exponent == 1 else base.pow(exponent)
-    resolution = torch.finfo(base.dtype).eps
-    return torch.where(base > resolution, base.clamp(min=resolution).pow(exponent), 0.0)
+    if exponent == 1:
+        return base.clamp(min=0)
+    if exponent > 1:
+        return base.clamp(min=0, max=info.max ** (0.5 / exponent)).pow(exponent)
+    return torch.where(base > info.eps, base.clamp(min=info.eps).pow(exponent), 0.0)
+
+
+def _name(owner: object) -> str:
+    """What a message calls the owner of an argument: the name of a function, or of an object's class."""
+    return owner if isinstance(owner, str) else type(owner).__name__
 
 
 def check_choice(owner: object, name: str, value: object, choices: tuple) -> None:
     """Raise a ValueError that names the value and the choices, unless the value is one of them."""
     if value not in choices:
-        raise ValueError(
-            f'{type(owner).__name__}: {name} must be one of {", ".join(map(repr, choices))}, but is {value!r}'
-        )
+        raise ValueError(f'{_name(owner)}: {name} must be one of {", ".join(map(repr, choices))}, but is {value!r}')
 
 
 def check_positive(owner: object, **values: float) -> None:
@@ -45,14 +49,14 @@ def check_positive(owner: object, **values: float) -> None:
     check_at_least(owner, 0, **values)
     for name, value in values.items():
         if value == 0:
-            raise ValueError(f'{type(owner).__name__}: {name} must be above 0, but is 0')
+            raise ValueError(f'{_name(owner)}: {name} must be above 0, but is 0')
 
 
 def check_at_least(owner: object, low: float, **values: float) -> None:
     """Raise a ValueError that names the first value that is no finite number of at least `low`."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float('inf'):
-            raise ValueError(f'{type(owner).__name__}: {name} must be a number of at least {low}, but is {value!r}')
+            raise ValueError(f'{_name(owner)}: {name} must be a number of at least {low}, but is {value!r}')
 
 
 class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
@@ -75,7 +79,7 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
         self.loss_weight = loss_weight
 
     @abstractmethod
-    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+    def elementwise(self, pred: Tensor, target: Tensor, **context: object) -> Tensor:
         """The loss of each element, in float32 or wider, not yet weighted."""
 
     def forward(
@@ -85,6 +89,7 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
         weight: Tensor | None = None,
         avg_factor: float | Tensor | None = None,
         reduction_override: str | None = None,
+        **context: object,
     ) -> Tensor:
         """The weighted and reduced loss, by mmdet's contract.
 
@@ -95,6 +100,7 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
             avg_factor: What `'mean'` divides the sum by; a tensor stays on its device. 0 counts as a
                 tiny number, so that a sum of nothing is 0.
             reduction_override: Takes the place of the reduction given at construction.
+            **context: What a loss alone needs; it goes to :meth:`elementwise`.
 
         Returns:
             A scalar, or with `'none'` one value for each element.
@@ -109,7 +115,7 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
                 f"{type(self).__name__}: reduction='sum' does not divide, so avg_factor has no "
                 "meaning with it; use reduction='mean'"
             )
-        loss = self.elementwise(pred, target)
+        loss = self.elementwise(pred, target, **context)
         if weight is not None:
             loss = loss * self._fit(weight, loss)
         if reduction == 'mean' and avg_factor is not None:

@@ -124,9 +124,40 @@ class BoxPair:
         return (self.target_top_left - self.top_left + (self.target_bottom_right - self.bottom_right)) / 2
 
     @Lazy
+    def squared_distance(self) -> Tensor:
+        """Squared distance of the centres, (...)."""
+        return self.offset.square().sum(-1)
+
+    @Lazy
+    def squared_diagonal(self) -> Tensor:
+        """Squared diagonal of the smallest box that encloses both, (...)."""
+        return self.enclose_wh.square().sum(-1)
+
+    @Lazy
     def distance(self) -> Tensor:
         """Squared distance of the centres over the squared diagonal of the enclosing box, in [0, 1), (...)."""
-        return self.ratio(self.offset.square().sum(-1), self.enclose_wh.square().sum(-1))
+        return self.ratio(self.squared_distance, self.squared_diagonal)
+
+    @Lazy
+    def side_differences(self) -> Tensor:
+        """Differences of the widths and of the heights, each over the larger of the two, in [0, 1], (..., 2)."""
+        return self.ratio((self.wh - self.target_wh).abs(), torch.maximum(self.wh, self.target_wh))
+
+    @Lazy
+    def edge_distance(self) -> Tensor:
+        """Mean distance of the four edges from the target's, over the target's side across them, (...)."""
+        near = (self.top_left - self.target_top_left).abs()
+        far = (self.bottom_right - self.target_bottom_right).abs()
+        return self.ratio(near + far, self.target_wh).sum(-1) / 4
+
+    def scaled(self, ratio: float) -> 'BoxPair':
+        """The pair with all sides multiplied by `ratio` about the centres."""
+        shrink, target_shrink = (wh * ((1 - ratio) / 2) for wh in (self.wh, self.target_wh))
+        return BoxPair(
+            torch.cat([self.top_left + shrink, self.bottom_right - shrink], -1),
+            torch.cat([self.target_top_left + target_shrink, self.target_bottom_right - target_shrink], -1),
+            self.eps,
+        )
 
     def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """`numerator / denominator`, the denominator not below `eps`."""

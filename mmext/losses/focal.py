@@ -1,11 +1,12 @@
-r"""Focal losses for classification and objectness.
+r"""Losses for classification and objectness.
 
-    L = weight(p, t) * BCE(p, t),   p = sigmoid(logit)
+.. math:: L = \text{weight}(p, t)\, \mathrm{BCE}(p, t), \qquad p = \operatorname{sigmoid}(\text{logit})
 
-and beside them the focal loss of a softmax. Each is computed from logits, in float32 or wider, and is stable for
-logits of +-1000.
+Poly-1 adds a term to it, the asymmetric loss shifts p for negatives; and beside them stands the focal loss of a
+softmax. Each is computed from logits, in float32 or wider, and is stable for logits of +-1000.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -47,16 +48,28 @@ def dense_target(logit: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     return wide(logit, one_hot)
 
 
-def per_class(values: float | Sequence[float] | Tensor, logit: Tensor) -> float | Tensor:
+def per_class(values: float | Sequence[float] | Tensor, logit: Tensor, name: str = 'alpha') -> float | Tensor:
     """A number as it is; one number per class as a tensor beside the logits."""
     if isinstance(values, (int, float)):
         return values
     values = torch.as_tensor(values, dtype=logit.dtype, device=logit.device)
     if values.shape != logit.shape[-1:]:
         raise ValueError(
-            f'alpha has {values.numel()} values, one per class, but the logits have {logit.shape[-1]} classes'
+            f'{name} has {values.numel()} values, one per class, but the logits have {logit.shape[-1]} classes'
         )
     return values
+
+
+def weigh_classes(loss: Tensor, class_weight: Sequence[float] | Tensor | None) -> Tensor:
+    """The loss (..., C) with each class multiplied by its weight, positives and negatives alike."""
+    return loss if class_weight is None else loss * per_class(class_weight, loss, 'class_weight')
+
+
+def from_probability(probability: Tensor) -> Tensor:
+    """The logit of a probability, in float32 or wider; 0 and 1 count as the nearest numbers that have a gradient."""
+    (probability,) = wide(probability)
+    eps = torch.finfo(probability.dtype).eps
+    return probability.clamp(eps**2, 1 - eps).logit()
 
 
 def bce(logit: Tensor, target: Tensor) -> Tensor:
@@ -64,71 +77,174 @@ def bce(logit: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logit, target, reduction='none')
 
 
-def focal_loss(logit: Tensor, target: Target, alpha: float | Sequence[float] = 0.25, gamma: float = 2.0) -> Tensor:
-    """Focal loss: turn away from what is already right.
+def focal_loss(
+    logit: Tensor,
+    target: Target,
+    alpha: float | Sequence[float] = 0.25,
+    gamma: float = 2.0,
+    class_weight: Sequence[float] | None = None,
+) -> Tensor:
+    r"""Focal loss: turn away from what is already right.
 
-        L = alpha_t (1 - p_t)**gamma BCE(p, t)
-        p_t = p t + (1 - p) (1 - t),   alpha_t = alpha t + (1 - alpha) (1 - t)
+    .. math::
+        L = \alpha_t\, (1 - p_t)^\gamma\, \mathrm{BCE}(p, t), \qquad
+        p_t = p\,t + (1 - p)(1 - t), \quad \alpha_t = \alpha\,t + (1 - \alpha)(1 - t)
 
-    Made for hard targets: for t strictly between 0 and 1 its minimum is not at p = t (t = 0.6 gives p = 0.72); there
-    use :func:`quality_focal_loss` or :func:`varifocal_loss`. gamma 0 is the weighted BCE.
+    Made for hard targets: for t strictly between 0 and 1, label smoothing among them, its minimum is not at p = t
+    (t = 0.6 gives p = 0.72); there use :func:`quality_focal_loss` or :func:`varifocal_loss`. gamma 0 is the weighted
+    BCE.
 
     Args:
         logit: (..., C), before the sigmoid.
         target: Scores (..., C), integer labels (...), or both; see :func:`dense_target`.
         alpha: The weight of positives, 1 - alpha that of negatives, in [0, 1]; one number, or one per class.
         gamma: The focus, at least 0.
+        class_weight: One factor >= 0 per class, on its positives and negatives alike; None: 1.
 
     Returns:
         The loss of each element, (..., C).
 
     Raises:
-        ValueError: Where the target or the number of alphas does not fit the logits.
+        ValueError: Where the target or the number of alphas or weights does not fit the logits.
 
-    Source: Lin et al., https://arxiv.org/abs/1708.02002, eq. 5.
+    Source: Lin et al., `Focal loss <https://arxiv.org/abs/1708.02002>`_, eq. 5.
     """
     logit, target = dense_target(logit, target)
     alpha = per_class(alpha, logit)
     miss = logit.sigmoid() * (1 - target) + (-logit).sigmoid() * target
     balance = alpha * target + (1 - alpha) * (1 - target)
-    return balance * power(miss, gamma) * bce(logit, target)
+    return weigh_classes(balance * power(miss, gamma) * bce(logit, target), class_weight)
+
+
+def poly_focal_loss(
+    logit: Tensor,
+    target: Target,
+    epsilon: float = 1.0,
+    alpha: float | Sequence[float] | None = None,
+    gamma: float = 2.0,
+    class_weight: Sequence[float] | None = None,
+) -> Tensor:
+    r"""Poly-1 focal loss: the focal loss with another coefficient of the first power of 1 - p_t.
+
+    .. math::
+        L = \alpha_t \big((1 - p_t)^\gamma\, \mathrm{BCE}(p, t) + \epsilon\, (1 - p_t)^{\gamma + 1}\big)
+
+    with the focal loss's :math:`p_t` and :math:`\alpha_t`. Made for hard targets: for t strictly between 0 and 1 the
+    minimum is not at p = t. epsilon 0 is the focal loss, gamma 0 Poly-1 cross entropy.
+
+    Args:
+        logit: (..., C), before the sigmoid.
+        target: Scores (..., C), integer labels (...), or both; see :func:`dense_target`.
+        epsilon: What is added to the first coefficient, which is 1: at least -1.
+        alpha: The weight of positives, 1 - alpha that of negatives, in [0, 1]; one number, or one per class; None: 1
+            for both, the published form.
+        gamma: The focus, at least 0.
+        class_weight: One factor >= 0 per class, on its positives and negatives alike; None: 1.
+
+    Returns:
+        The loss of each element, (..., C).
+
+    Raises:
+        ValueError: Where the target or the number of alphas or weights does not fit the logits.
+
+    Source: Leng et al., `PolyLoss <https://arxiv.org/abs/2204.12511>`_, table 1.
+    """
+    logit, target = dense_target(logit, target)
+    miss = logit.sigmoid() * (1 - target) + (-logit).sigmoid() * target
+    loss = power(miss, gamma) * bce(logit, target) + epsilon * power(miss, gamma + 1)
+    if alpha is not None:
+        alpha = per_class(alpha, logit)
+        loss = (alpha * target + (1 - alpha) * (1 - target)) * loss
+    return weigh_classes(loss, class_weight)
+
+
+def asymmetric_loss(
+    logit: Tensor,
+    target: Target,
+    gamma_pos: float = 1.0,
+    gamma_neg: float = 4.0,
+    clip: float = 0.05,
+    class_weight: Sequence[float] | None = None,
+) -> Tensor:
+    r"""Asymmetric loss: focus negatives more than positives, and drop the easiest of them.
+
+    .. math::
+        L = -t\, (1 - p)^{\gamma_+} \log p - (1 - t)\, p_m^{\gamma_-} \log(1 - p_m), \qquad p_m = \max(p - m, 0)
+
+    The weights keep their gradient, as in the paper's analysis of it; the authors' code stops it unless told
+    otherwise. A negative with p near 1 has hardly any gradient: it counts as mislabelled. Made for hard targets: for t
+    strictly between 0 and 1 the minimum is not at p = t. With both gammas equal and clip 0 it is the focal loss of
+    weight 1; with gammas 0, BCE.
+
+    Args:
+        logit: (..., C), before the sigmoid.
+        target: Scores (..., C), integer labels (...), or both; see :func:`dense_target`.
+        gamma_pos: The focus of positives, at least 0.
+        gamma_neg: The focus of negatives, at least 0.
+        clip: The margin m, in [0, 1): a negative with p below it has no loss.
+        class_weight: One factor >= 0 per class, on its positives and negatives alike; None: 1.
+
+    Returns:
+        The loss of each element, (..., C).
+
+    Raises:
+        ValueError: Where the target or the number of weights does not fit the logits.
+
+    Source: Ben-Baruch et al., `ASL <https://arxiv.org/abs/2009.14119>`_, eq. 5 to 7.
+    """
+    logit, target = dense_target(logit, target)
+    probability, miss = logit.sigmoid(), (-logit).sigmoid()
+    # log(1 - p_m): without a margin the sum would lose what the sigmoid saturates.
+    log_reject = (miss + clip).clamp(max=1).log() if clip > 0 else F.logsigmoid(-logit)
+    positive = power(miss, gamma_pos) * F.logsigmoid(logit)
+    negative = power(probability - clip, gamma_neg) * log_reject
+    return weigh_classes(-(target * positive + (1 - target) * negative), class_weight)
 
 
 def varifocal_loss(
-    logit: Tensor, target: Target, alpha: float = 0.75, gamma: float = 2.0, iou_weighted: bool = True
+    logit: Tensor,
+    target: Target,
+    alpha: float | Sequence[float] = 0.75,
+    gamma: float = 2.0,
+    iou_weighted: bool = True,
+    class_weight: Sequence[float] | None = None,
 ) -> Tensor:
-    """Varifocal loss: weight positives by their IoU score, focus negatives.
+    r"""Varifocal loss: weight positives by their IoU score, focus negatives.
 
-        L = t BCE(p, t)                    where t > 0
-            alpha p**gamma BCE(p, 0)       where t = 0
+    .. math::
+        L = \begin{cases} t\, \mathrm{BCE}(p, t) & t > 0 \\ \alpha\, p^\gamma\, \mathrm{BCE}(p, 0) & t = 0 \end{cases}
 
     The minimum is at p = t for every t. The weight keeps its gradient. For t in {0, 1}, alpha 1 and gamma 0 it is BCE.
 
     Args:
         logit: (..., C), before the sigmoid.
         target: Scores (..., C) in [0, 1], 0 marks a negative; integer labels (...), or both; see :func:`dense_target`.
-        alpha: The weight of negatives, at least 0.
+        alpha: The weight of negatives, at least 0; one number, or one per class.
         gamma: The focus of negatives, at least 0.
         iou_weighted: Weight positives by t; False: by 1.
+        class_weight: One factor >= 0 per class, on its positives and negatives alike; None: 1.
 
     Returns:
         The loss of each element, (..., C).
 
     Raises:
-        ValueError: Where the target does not fit the logits.
+        ValueError: Where the target or the number of alphas or weights does not fit the logits.
 
-    Source: Zhang et al., https://arxiv.org/abs/2008.13367, eq. 2.
+    Source: Zhang et al., `VarifocalNet <https://arxiv.org/abs/2008.13367>`_, eq. 2.
     """
     logit, target = dense_target(logit, target)
+    alpha = per_class(alpha, logit)
     positive = target if iou_weighted else torch.ones_like(target)
     weight = torch.where(target > 0, positive, alpha * power(logit.sigmoid(), gamma))
-    return weight * bce(logit, target)
+    return weigh_classes(weight * bce(logit, target), class_weight)
 
 
-def quality_focal_loss(logit: Tensor, target: Target, beta: float = 2.0) -> Tensor:
-    """Quality focal loss: the focus is the distance from the score to its target.
+def quality_focal_loss(
+    logit: Tensor, target: Target, beta: float = 2.0, class_weight: Sequence[float] | None = None
+) -> Tensor:
+    r"""Quality focal loss: the focus is the distance from the score to its target.
 
-        L = sum over classes of abs(t - p)**beta BCE(p, t)
+    .. math:: L = \sum_{\text{classes}} |t - p|^\beta\, \mathrm{BCE}(p, t)
 
     The minimum is at p = t for every t. The weight keeps its gradient. beta 0 is the sum of BCE.
 
@@ -136,18 +252,19 @@ def quality_focal_loss(logit: Tensor, target: Target, beta: float = 2.0) -> Tens
         logit: (..., C), before the sigmoid.
         target: Scores (..., C) in [0, 1], integer labels (...), or both; see :func:`dense_target`.
         beta: The focus, at least 0.
+        class_weight: One factor >= 0 per class, on its positives and negatives alike; None: 1.
 
     Returns:
         The loss of each row, (...), as mmdet's.
 
     Raises:
-        ValueError: Where the target does not fit the logits.
+        ValueError: Where the target or the number of weights does not fit the logits.
 
-    Source: Li et al., https://arxiv.org/abs/2006.04388, eq. 5.
+    Source: Li et al., `GFL <https://arxiv.org/abs/2006.04388>`_, eq. 5.
     """
     logit, target = dense_target(logit, target)
     miss = (target * (-logit).sigmoid() - (1 - target) * logit.sigmoid()).abs()
-    return (power(miss, beta) * bce(logit, target)).sum(-1)
+    return weigh_classes(power(miss, beta) * bce(logit, target), class_weight).sum(-1)
 
 
 def softmax_focal_loss(
@@ -157,11 +274,12 @@ def softmax_focal_loss(
     gamma: float = 2.0,
     background_index: int = 0,
 ) -> Tensor:
-    """Focal loss of a softmax, for labels of which exactly one is true.
+    r"""Focal loss of a softmax, for labels of which exactly one is true.
 
-        L = -alpha[y] (1 - p_y)**gamma log p_y,   p = softmax(logit)
+    .. math:: L = -\alpha_y\, (1 - p_y)^\gamma \log p_y, \qquad p = \operatorname{softmax}(\text{logit})
 
-    gamma 0 is the weighted cross entropy.
+    gamma 0 is the weighted cross entropy. It takes labels alone: a softmax has no place for soft targets, nor for rows
+    that belong to no class, unless one of the classes is the background.
 
     Args:
         logit: (..., C), before the softmax.
@@ -177,13 +295,15 @@ def softmax_focal_loss(
     Raises:
         ValueError: Where the target or the number of alphas does not fit the logits.
 
-    Source: Lin et al., https://arxiv.org/abs/1708.02002, eq. 5, over a softmax.
+    Source: Lin et al., `Focal loss <https://arxiv.org/abs/1708.02002>`_, eq. 5, over a softmax.
     """
     rows = logit.shape[:-1]
-    if target.shape not in (rows, (*rows, 1)):
+    if not isinstance(target, Tensor) or target.shape not in (rows, (*rows, 1)):
+        given = f'of shape {tuple(target.shape)}' if isinstance(target, Tensor) else 'a pair (labels, scores)'
         raise ValueError(
             f'the target of a softmax over logits of shape {tuple(logit.shape)} must be labels of shape '
-            f"{tuple(rows)}, but is of shape {tuple(target.shape)}; in YOLOXHead set cls_target='label'"
+            f"{tuple(rows)}, but is {given}; in YOLOXHead set cls_target='label'; a head that feeds soft targets "
+            'needs a loss over a sigmoid, such as mmext.QualityFocalLoss'
         )
     (logit,) = wide(logit)
     label = target.reshape(*rows, 1).long()
@@ -198,42 +318,67 @@ def softmax_focal_loss(
     return torch.where(background, alpha, 1 - alpha) * loss
 
 
-def keep_alpha(loss: ElementwiseLoss, alpha: float | Sequence[float], highest: float) -> None:
-    """Set `loss.alpha`: a number, or one per class in a buffer that follows the module and stays out of checkpoints."""
-    values = [alpha] if isinstance(alpha, (int, float)) else list(alpha)
-    if not values or not all(0 <= value <= highest for value in values):
-        raise ValueError(
-            f'{type(loss).__name__}: alpha must be in [0, {highest}], one number or one per class, but is {alpha!r}'
-        )
-    if isinstance(alpha, (int, float)):
-        loss.alpha = alpha
+def keep(loss: ElementwiseLoss, name: str, values: float | Sequence[float] | None, highest: float) -> None:
+    """Set `loss.name`: a number or None as it is, one number per class in a buffer that stays out of checkpoints."""
+    if isinstance(values, (int, float)) or values is None:
+        setattr(loss, name, values)
+        numbers = [] if values is None else [values]
     else:
-        loss.register_buffer('alpha', torch.tensor(values, dtype=torch.float32), persistent=False)
+        numbers = list(values)
+        loss.register_buffer(name, torch.tensor(numbers, dtype=torch.float32), persistent=False)
+        if not numbers:
+            raise ValueError(f'{type(loss).__name__}: {name} is an empty list; give one number per class')
+    if not all(0 <= number <= highest and number < float('inf') for number in numbers):
+        limits = f'in [0, {highest}]' if highest < float('inf') else 'at least 0'
+        raise ValueError(
+            f'{type(loss).__name__}: {name} must be {limits}, one number or one per class, but is {values!r}'
+        )
 
 
 class SigmoidLoss(ElementwiseLoss):
-    """Base of the losses over a sigmoid: `use_sigmoid`, which mmdet's heads read, can only be True.
+    """Base of the losses over a sigmoid.
 
     Args:
+        class_weight: One factor >= 0 per class, on its positives and negatives alike; None: 1.
+        activated: The predictions are probabilities, as mmdet's TOODHead gives them, and not logits.
         use_sigmoid: True; in configs because mmdet's heads read it there.
-        reduction: See :class:`ElementwiseLoss`.
-        loss_weight: See :class:`ElementwiseLoss`.
+        **kwargs: `reduction` and `loss_weight`; see :class:`ElementwiseLoss`.
 
     Raises:
-        ValueError: Where `use_sigmoid` is not True.
+        ValueError: Where `use_sigmoid` is not True, or a class weight is no number >= 0.
     """
 
     soft_target = True
     """Whether the minimum is at p = t for t strictly between 0 and 1, as targets made of IoUs need it."""
 
-    def __init__(self, use_sigmoid: bool = True, reduction: str = 'mean', loss_weight: float = 1.0):
-        super().__init__(reduction, loss_weight)
+    def __init__(
+        self,
+        class_weight: Sequence[float] | None = None,
+        activated: bool = False,
+        use_sigmoid: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
         if use_sigmoid is not True:
             raise ValueError(
                 f'{type(self).__name__}: use_sigmoid must be True, but is {use_sigmoid!r}; for a softmax '
                 'use mmext.SoftmaxFocalLoss'
             )
+        if isinstance(class_weight, (int, float)):
+            raise ValueError(
+                f'{type(self).__name__}: class_weight must be one number per class, but is {class_weight!r}; '
+                'to scale the whole loss use loss_weight'
+            )
+        keep(self, 'class_weight', class_weight, highest=float('inf'))
+        self.activated = activated
         self.use_sigmoid = use_sigmoid
+
+    def elementwise(self, pred: Tensor, target: Target) -> Tensor:
+        return self.of_logits(from_probability(pred) if self.activated else pred, target)
+
+    @abstractmethod
+    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
+        """The loss of each element or row, from logits."""
 
 
 @MODELS.register_module()
@@ -243,9 +388,7 @@ class FocalLoss(SigmoidLoss):
     Args:
         alpha: The weight of positives in [0, 1]; one number, or one per class.
         gamma: The focus, at least 0.
-        use_sigmoid: See :class:`SigmoidLoss`.
-        reduction: See :class:`ElementwiseLoss`.
-        loss_weight: See :class:`ElementwiseLoss`.
+        **kwargs: `class_weight`, `activated`, `use_sigmoid`, `reduction`, `loss_weight`; see :class:`SigmoidLoss`.
 
     Raises:
         ValueError: For an alpha outside [0, 1], or a negative gamma.
@@ -257,17 +400,84 @@ class FocalLoss(SigmoidLoss):
         self,
         alpha: float | Sequence[float] = 0.25,
         gamma: float = 2.0,
-        use_sigmoid: bool = True,
-        reduction: str = 'mean',
-        loss_weight: float = 1.0,
+        **kwargs,
     ):
-        super().__init__(use_sigmoid, reduction, loss_weight)
-        keep_alpha(self, alpha, highest=1)
+        super().__init__(**kwargs)
+        keep(self, 'alpha', alpha, highest=1)
         check_at_least(self, 0, gamma=gamma)
         self.gamma = gamma
 
-    def elementwise(self, pred: Tensor, target: Target) -> Tensor:
-        return focal_loss(pred, target, self.alpha, self.gamma)
+    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
+        return focal_loss(logit, target, self.alpha, self.gamma, class_weight=self.class_weight)
+
+
+@MODELS.register_module()
+class PolyFocalLoss(SigmoidLoss):
+    """Module of :func:`poly_focal_loss`. `mean` without an `avg_factor` divides by the number of elements.
+
+    Args:
+        epsilon: What is added to the first coefficient, at least -1.
+        alpha: The weight of positives in [0, 1]; one number, or one per class; None: 1 for positives and negatives.
+        gamma: The focus, at least 0.
+        **kwargs: `class_weight`, `activated`, `use_sigmoid`, `reduction`, `loss_weight`; see :class:`SigmoidLoss`.
+
+    Raises:
+        ValueError: For an epsilon below -1, an alpha outside [0, 1], or a negative gamma.
+    """
+
+    soft_target = False
+
+    def __init__(
+        self,
+        epsilon: float = 1.0,
+        alpha: float | Sequence[float] | None = None,
+        gamma: float = 2.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_at_least(self, -1, epsilon=epsilon)
+        check_at_least(self, 0, gamma=gamma)
+        keep(self, 'alpha', alpha, highest=1)
+        self.epsilon = epsilon
+        self.gamma = gamma
+
+    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
+        return poly_focal_loss(logit, target, self.epsilon, self.alpha, self.gamma, class_weight=self.class_weight)
+
+
+@MODELS.register_module()
+class AsymmetricLoss(SigmoidLoss):
+    """Module of :func:`asymmetric_loss`. `mean` without an `avg_factor` divides by the number of elements.
+
+    Args:
+        gamma_pos: The focus of positives, at least 0.
+        gamma_neg: The focus of negatives, at least 0.
+        clip: The margin below which a negative has no loss, in [0, 1).
+        **kwargs: `class_weight`, `activated`, `use_sigmoid`, `reduction`, `loss_weight`; see :class:`SigmoidLoss`.
+
+    Raises:
+        ValueError: For a negative gamma, or a clip outside [0, 1).
+    """
+
+    soft_target = False
+
+    def __init__(
+        self,
+        gamma_pos: float = 1.0,
+        gamma_neg: float = 4.0,
+        clip: float = 0.05,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_at_least(self, 0, gamma_pos=gamma_pos, gamma_neg=gamma_neg, clip=clip)
+        if clip >= 1:
+            raise ValueError(f'AsymmetricLoss: clip must be in [0, 1), but is {clip}')
+        self.gamma_pos = gamma_pos
+        self.gamma_neg = gamma_neg
+        self.clip = clip
+
+    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
+        return asymmetric_loss(logit, target, self.gamma_pos, self.gamma_neg, self.clip, class_weight=self.class_weight)
 
 
 @MODELS.register_module()
@@ -275,12 +485,10 @@ class VarifocalLoss(SigmoidLoss):
     """Module of :func:`varifocal_loss`. `mean` without an `avg_factor` divides by the number of elements.
 
     Args:
-        alpha: The weight of negatives, at least 0.
+        alpha: The weight of negatives, at least 0; one number, or one per class.
         gamma: The focus of negatives, at least 0.
         iou_weighted: Weight positives by their target; False: by 1.
-        use_sigmoid: See :class:`SigmoidLoss`.
-        reduction: See :class:`ElementwiseLoss`.
-        loss_weight: See :class:`ElementwiseLoss`.
+        **kwargs: `class_weight`, `activated`, `use_sigmoid`, `reduction`, `loss_weight`; see :class:`SigmoidLoss`.
 
     Raises:
         ValueError: For a negative alpha or gamma.
@@ -288,21 +496,19 @@ class VarifocalLoss(SigmoidLoss):
 
     def __init__(
         self,
-        alpha: float = 0.75,
+        alpha: float | Sequence[float] = 0.75,
         gamma: float = 2.0,
         iou_weighted: bool = True,
-        use_sigmoid: bool = True,
-        reduction: str = 'mean',
-        loss_weight: float = 1.0,
+        **kwargs,
     ):
-        super().__init__(use_sigmoid, reduction, loss_weight)
-        check_at_least(self, 0, alpha=alpha, gamma=gamma)
-        self.alpha = alpha
+        super().__init__(**kwargs)
+        keep(self, 'alpha', alpha, highest=float('inf'))
+        check_at_least(self, 0, gamma=gamma)
         self.gamma = gamma
         self.iou_weighted = iou_weighted
 
-    def elementwise(self, pred: Tensor, target: Target) -> Tensor:
-        return varifocal_loss(pred, target, self.alpha, self.gamma, self.iou_weighted)
+    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
+        return varifocal_loss(logit, target, self.alpha, self.gamma, self.iou_weighted, class_weight=self.class_weight)
 
 
 @MODELS.register_module()
@@ -311,21 +517,23 @@ class QualityFocalLoss(SigmoidLoss):
 
     Args:
         beta: The focus, at least 0.
-        use_sigmoid: See :class:`SigmoidLoss`.
-        reduction: See :class:`ElementwiseLoss`.
-        loss_weight: See :class:`ElementwiseLoss`.
+        **kwargs: `class_weight`, `activated`, `use_sigmoid`, `reduction`, `loss_weight`; see :class:`SigmoidLoss`.
 
     Raises:
         ValueError: For a negative beta.
     """
 
-    def __init__(self, beta: float = 2.0, use_sigmoid: bool = True, reduction: str = 'mean', loss_weight: float = 1.0):
-        super().__init__(use_sigmoid, reduction, loss_weight)
+    def __init__(
+        self,
+        beta: float = 2.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
         check_at_least(self, 0, beta=beta)
         self.beta = beta
 
-    def elementwise(self, pred: Tensor, target: Target) -> Tensor:
-        return quality_focal_loss(pred, target, self.beta)
+    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
+        return quality_focal_loss(logit, target, self.beta, class_weight=self.class_weight)
 
 
 @MODELS.register_module()
@@ -342,8 +550,7 @@ class SoftmaxFocalLoss(ElementwiseLoss):
         num_classes: The number of logits in a row; where given, one alpha per class is checked against it.
         background_index: The class that a single alpha takes for the background; -1 is the last.
         use_sigmoid: False; in configs because mmdet's heads read it there.
-        reduction: See :class:`ElementwiseLoss`.
-        loss_weight: See :class:`ElementwiseLoss`.
+        **kwargs: `reduction` and `loss_weight`; see :class:`ElementwiseLoss`.
 
     Raises:
         ValueError: For a negative gamma or weight, a single alpha above 1, a wrong number of weights, an index outside
@@ -359,20 +566,16 @@ class SoftmaxFocalLoss(ElementwiseLoss):
         num_classes: int | None = None,
         background_index: int = 0,
         use_sigmoid: bool = False,
-        reduction: str = 'mean',
-        loss_weight: float = 1.0,
+        **kwargs,
     ):
-        super().__init__(reduction, loss_weight)
+        super().__init__(**kwargs)
         if use_sigmoid is not False:
             raise ValueError(
                 f'SoftmaxFocalLoss: use_sigmoid must be False, but is {use_sigmoid!r}; for a sigmoid use '
                 'mmext.FocalLoss'
             )
         check_at_least(self, 0, gamma=gamma)
-        if alpha is None:
-            self.alpha = None
-        else:
-            keep_alpha(self, alpha, highest=1 if isinstance(alpha, (int, float)) else float('inf'))
+        keep(self, 'alpha', alpha, highest=1 if isinstance(alpha, (int, float)) else float('inf'))
         if num_classes is not None:
             self._check_classes(num_classes, alpha, background_index)
         self.gamma = gamma

@@ -217,6 +217,48 @@ class TestTargets:
         return messages
 
 
+class TestBoxLosses:
+    def test_mpdiou_is_given_the_size_of_the_input(self):
+        """It follows multi-scale training: features of another size, another input."""
+        head = build('mmext.YOLOXHead', loss_bbox={'type': 'mmext.IoULoss', 'variant': 'mpdiou'})
+        sizes = []
+        head.loss_bbox.register_forward_pre_hook(
+            lambda module, args, kwargs: sizes.append(kwargs['image_size']), with_kwargs=True
+        )
+        features, instances, metas = inputs()
+        assert losses_and_gradients(head, features, instances, metas)[0]['loss_bbox'] > 0
+        losses_and_gradients(head, [feature[..., :-1, :] for feature in features], instances, metas)
+        assert [tuple(size) for size in sizes] == [(SIZE, SIZE), (SIZE - 8, SIZE)]
+
+    def test_mpdiou_in_a_head_that_gives_no_size(self):
+        loss = {'type': 'mmext.IoULoss', 'variant': 'mpdiou', 'reduction': 'sum'}
+        with pytest.raises(ValueError, match=r'needs image_size=.* mmext\.YOLOXHead gives it'):
+            losses_and_gradients(build('mmdet.YOLOXHead', loss_bbox=loss), *inputs())
+        fixed = build('mmdet.YOLOXHead', loss_bbox={**loss, 'image_size': (SIZE, SIZE)})
+        assert losses_and_gradients(fixed, *inputs())[0]['loss_bbox'] > 0
+
+    def test_a_running_mean_is_asked_for_on_every_rank(self, monkeypatch):
+        """A rank without boxes must take part, or the others wait."""
+        asked = []
+        monkeypatch.setattr('mmext.losses.focus.all_reduce', lambda total: asked.append(total.tolist()))
+        focus = {'type': 'mmext.WiseFocus'}
+        head = build('mmext.YOLOXHead', loss_bbox={'type': 'mmext.IoULoss', 'focus': focus}).train()
+        losses, gradients = losses_and_gradients(head, *inputs(boxes=(0, 0)))
+        assert asked == [[0, 0]]
+        assert losses['loss_bbox'] == 0
+        assert head.loss_bbox.focus.mean == 1
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        losses_and_gradients(head, *inputs())
+        assert len(asked) == 2
+        assert 0 < head.loss_bbox.focus.mean < 1
+
+    @pytest.mark.parametrize('loss', [{'type': 'mmext.NWDLoss'}, {'type': 'mmext.IoULoss', 'inner_ratio': 0.8}])
+    def test_train(self, loss):
+        losses, gradients = losses_and_gradients(build('mmext.YOLOXHead', loss_bbox=loss), *inputs())
+        assert losses['loss_bbox'] > 0
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 class TestSoftmax:
     def test_scores_are_those_of_the_softmax(self):
         head = build('mmext.YOLOXHead', **SOFTMAX)

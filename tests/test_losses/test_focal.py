@@ -6,21 +6,42 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.models import losses as mmdet_losses
+from table import SIGMOID_LOSSES
 
 from mmext.losses import (
+    AsymmetricLoss,
     FocalLoss,
+    PolyFocalLoss,
     QualityFocalLoss,
     SoftmaxFocalLoss,
     VarifocalLoss,
+    asymmetric_loss,
     focal_loss,
+    poly_focal_loss,
     quality_focal_loss,
     softmax_focal_loss,
     varifocal_loss,
 )
 
 LN2 = math.log(2)
-SIGMOID = [(focal_loss, FocalLoss), (varifocal_loss, VarifocalLoss), (quality_focal_loss, QualityFocalLoss)]
-FOCUS = {focal_loss: 'gamma', varifocal_loss: 'gamma', quality_focal_loss: 'beta'}
+SIGMOID = [
+    (focal_loss, FocalLoss),
+    (poly_focal_loss, PolyFocalLoss),
+    (asymmetric_loss, AsymmetricLoss),
+    (varifocal_loss, VarifocalLoss),
+    (quality_focal_loss, QualityFocalLoss),
+]
+FOCUS = {asymmetric_loss: ('gamma_pos', 'gamma_neg'), quality_focal_loss: ('beta',)}
+WEIGHTS = [0.5, 1.0, 4.0]
+
+
+def focus(function, value):
+    """The arguments that set the focus of the loss."""
+    return dict.fromkeys(FOCUS.get(function, ('gamma',)), value)
+
+
+def test_every_loss_over_a_sigmoid_is_here():
+    assert {module.__name__ for _, module in SIGMOID} == {row.kind for row in SIGMOID_LOSSES}
 
 
 def logits_and_scores(dtype=torch.float64):
@@ -56,6 +77,22 @@ class TestByHand:
             0.5 * (0.25 * math.log(4 / 3) + 0.75 * math.log(4))
         )
 
+    def test_poly_focal(self):
+        assert value(poly_focal_loss, 0.0, 1.0) == pytest.approx(LN2 / 4 + 1 / 8)
+        assert value(poly_focal_loss, 0.0, 0.0, alpha=0.25) == pytest.approx(0.75 * (LN2 / 4 + 1 / 8))
+        three = math.log(3)
+        assert value(poly_focal_loss, three, 1.0, gamma=0.0, epsilon=2.0) == pytest.approx(math.log(4 / 3) + 2 / 4)
+        assert value(poly_focal_loss, three, 0.0, gamma=1.0) == pytest.approx(0.75 * math.log(4) + 0.75**2)
+
+    def test_asymmetric(self):
+        assert value(asymmetric_loss, 0.0, 1.0) == pytest.approx(LN2 / 2)
+        assert value(asymmetric_loss, 0.0, 0.0) == pytest.approx(-(0.45**4) * math.log(0.55))
+        assert value(asymmetric_loss, math.log(3), 0.0, clip=0.5, gamma_neg=1.0) == pytest.approx(
+            -0.25 * math.log(0.75)
+        )
+        assert value(asymmetric_loss, -math.log(3), 0.0, clip=0.3) == 0
+        assert value(asymmetric_loss, math.log(3), 1.0, gamma_pos=2.0) == pytest.approx(math.log(4 / 3) / 16)
+
     def test_softmax_focal(self):
         logit = torch.tensor([[0.0, math.log(2), 0.0]], dtype=torch.float64)
         assert softmax_focal_loss(logit, torch.tensor([1])).item() == pytest.approx(LN2 / 4)
@@ -77,12 +114,16 @@ class TestRelations:
         logit, score = logits_and_scores()
         target = (score > 0).double()
         bce = F.binary_cross_entropy_with_logits(logit, target, reduction='none')
-        arguments = {FOCUS[function]: 0.0}
+        arguments = focus(function, 0.0)
         if function is focal_loss:
             torch.testing.assert_close(function(logit, target, alpha=0.5, **arguments), bce / 2)
             alpha = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
             expected = torch.where(target == 1, alpha, 1 - alpha) * bce
             torch.testing.assert_close(function(logit, target, alpha=[0.2, 0.5, 0.9], **arguments), expected)
+        elif function is poly_focal_loss:
+            torch.testing.assert_close(function(logit, target, epsilon=0.0, **arguments), bce)
+        elif function is asymmetric_loss:
+            torch.testing.assert_close(function(logit, target, clip=0.0, **arguments), bce)
         elif function is varifocal_loss:
             torch.testing.assert_close(function(logit, target, alpha=1.0, **arguments), bce)
         else:
@@ -100,17 +141,48 @@ class TestRelations:
         expected = focal_loss(logit[:, :1], label.unsqueeze(-1), alpha=0.5) * 2
         torch.testing.assert_close(softmax_focal_loss(two, label), expected.squeeze(-1))
 
-    @pytest.mark.parametrize(
-        ('function', 'exact'), [(varifocal_loss, True), (quality_focal_loss, True), (focal_loss, False)]
-    )
-    @pytest.mark.parametrize('target', [0.3, 0.6, 0.9])
-    def test_minimum_for_soft_targets(self, function, exact, target):
+    def test_poly_focal_without_epsilon_is_focal(self):
+        logit, score = logits_and_scores()
+        torch.testing.assert_close(
+            poly_focal_loss(logit, score, epsilon=0.0, alpha=0.3), focal_loss(logit, score, alpha=0.3)
+        )
+
+    def test_asymmetric_without_asymmetry_is_focal(self):
+        logit, score = logits_and_scores()
+        target = (score > 0).double()
+        symmetric = asymmetric_loss(logit, target, gamma_pos=2.0, gamma_neg=2.0, clip=0.0)
+        torch.testing.assert_close(symmetric, focal_loss(logit, target, alpha=0.5) * 2)
+
+    @pytest.mark.parametrize('row', SIGMOID_LOSSES, ids=str)
+    def test_minimum_of_hard_targets(self, row):
+        """It falls to 0 as p comes to t."""
+        logit = torch.linspace(-40, 40, 81, dtype=torch.float64).unsqueeze(-1).expand(-1, 3)
+        for target in (0.0, 1.0):
+            loss = row.build()(logit, torch.full_like(logit, target)).view(81, -1)
+            assert ((loss.diff(dim=0) >= -1e-12) if target == 0 else (loss.diff(dim=0) <= 1e-12)).all()
+            assert loss.min() < 1e-12
+
+    @pytest.mark.parametrize('row', SIGMOID_LOSSES, ids=str)
+    @pytest.mark.parametrize('target', [0.1, 0.3, 0.6, 0.9])
+    def test_minimum_of_soft_targets(self, row, target):
+        """At p = t, as labels that are smoothed or IoUs need it, where the class says so; else it is not."""
+        minimum = self.minimum(row, target)
+        loss = row.build()
+        if loss.soft_target:
+            assert minimum == pytest.approx(target, abs=2e-3)
+        assert loss.soft_target == (row.lacks('soft') is None)
+
+    @pytest.mark.parametrize('module', [FocalLoss, PolyFocalLoss, AsymmetricLoss])
+    def test_minimum_elsewhere(self, module):
+        row = next(row for row in SIGMOID_LOSSES if row.kind == module.__name__)
+        assert abs(self.minimum(row, 0.6) - 0.6) > 0.05
+
+    @staticmethod
+    def minimum(row, target):
         probability = torch.linspace(0.01, 0.99, 981, dtype=torch.float64)
-        loss = function(probability.logit().unsqueeze(-1), torch.full((981, 1), target, dtype=torch.float64))
-        minimum = probability[loss.flatten().argmin()].item()
-        assert (abs(minimum - target) < 2e-3) == exact
-        module = dict(SIGMOID)[function]
-        assert module.soft_target == exact
+        logit = probability.logit().unsqueeze(-1).expand(-1, 3)
+        loss = row.build()(logit, torch.full_like(logit, target)).view(981, -1)[:, 0]
+        return probability[loss.argmin()].item()
 
 
 class TestPeers:
@@ -132,6 +204,12 @@ class TestPeers:
         peer = mmdet_losses.QualityFocalLoss(reduction='none')
         self.compare(quality_focal_loss, peer, logit, (labels, quality))
 
+    def test_softmax_focal_without_focus(self):
+        logit, _ = logits_and_scores()
+        theirs = mmdet_losses.CrossEntropyLoss(class_weight=WEIGHTS, reduction='none')
+        ours = SoftmaxFocalLoss(alpha=WEIGHTS, gamma=0.0, reduction='none')
+        self.compare(ours, theirs, logit, torch.arange(40) % 3)
+
     @staticmethod
     def compare(ours, theirs, logit, target):
         results = []
@@ -144,12 +222,12 @@ class TestPeers:
 
 class TestExtremeLogits:
     @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
-    @pytest.mark.parametrize('focus', [0.0, 0.5, 1.0, 2.0, 5.0])
+    @pytest.mark.parametrize('value', [0.0, 0.5, 1.0, 2.0, 5.0])
     @pytest.mark.parametrize(('function', '_module'), SIGMOID)
-    def test_sigmoid(self, function, _module, focus, dtype):
+    def test_sigmoid(self, function, _module, value, dtype):
         logit = torch.tensor([-1000, -100, -20, 0, 20, 100, 1000], dtype=dtype).repeat(3).unsqueeze(-1).requires_grad_()
         target = torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(7).unsqueeze(-1).to(dtype)
-        loss = function(logit, target, **{FOCUS[function]: focus})
+        loss = function(logit, target, **focus(function, value))
         loss.sum().backward()
         assert loss.dtype == torch.float32
         assert loss.isfinite().all()
@@ -225,9 +303,73 @@ class TestTargets:
         with pytest.raises(ValueError, match=r'\(4, 1\)'):
             focal_loss(torch.zeros(4, 3), (torch.zeros(4).long(), torch.zeros(4, 1)))
 
+    def test_softmax_refuses_labels_with_scores(self):
+        with pytest.raises(ValueError, match=r'is a pair \(labels, scores\).* mmext.QualityFocalLoss'):
+            softmax_focal_loss(torch.zeros(4, 3), (torch.zeros(4).long(), torch.zeros(4)))
+
     def test_softmax_refuses_scores_and_names_the_remedy(self):
         with pytest.raises(ValueError, match="cls_target='label'"):
             softmax_focal_loss(torch.zeros(4, 3), torch.zeros(4, 3))
+
+
+class TestClassWeight:
+    @pytest.mark.parametrize(('function', 'module'), SIGMOID)
+    def test_multiplies_the_class(self, function, module):
+        logit, score = logits_and_scores()
+        each = torch.stack([function(logit[:, i : i + 1], score[:, i : i + 1]).view(40) for i in range(3)], -1)
+        expected = each * torch.tensor(WEIGHTS, dtype=torch.float64)
+        if function is quality_focal_loss:
+            expected = expected.sum(-1)
+        torch.testing.assert_close(function(logit, score, class_weight=WEIGHTS), expected)
+        torch.testing.assert_close(module(class_weight=WEIGHTS, reduction='none')(logit, score), expected)
+
+    @pytest.mark.parametrize(('_function', 'module'), SIGMOID)
+    def test_follows_the_module(self, _function, module):
+        assert module(class_weight=WEIGHTS).to('meta').class_weight.device.type == 'meta'
+
+    @pytest.mark.parametrize(('_function', 'module'), SIGMOID)
+    def test_refuses(self, _function, module):
+        with pytest.raises(ValueError, match='class_weight has 2 values, one per class, but the logits have 3'):
+            module(class_weight=[1.0, 2.0])(*logits_and_scores())
+        with pytest.raises(ValueError, match=r'class_weight must be one number per class, but is 2.0; .*loss_weight'):
+            module(class_weight=2.0)
+        with pytest.raises(ValueError, match='class_weight must be at least 0'):
+            module(class_weight=[1.0, -2.0])
+        with pytest.raises(ValueError, match='class_weight is an empty list'):
+            module(class_weight=[])
+
+
+class TestActivated:
+    """mmdet's TOODHead feeds probabilities."""
+
+    @pytest.mark.parametrize(('_function', 'module'), SIGMOID)
+    @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+    def test_equals_the_loss_of_the_logits(self, _function, module, dtype, tolerance):
+        logit, score = logits_and_scores(dtype)
+        results = []
+        for activated in (False, True):
+            leaf = logit.clone().requires_grad_()
+            loss = module(activated=activated, reduction='none')(leaf.sigmoid() if activated else leaf, score)
+            results.append((loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]))
+        torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.parametrize('name', ['FocalLoss', 'QualityFocalLoss'])
+    def test_equals_mmdet(self, name):
+        probability, score = logits_and_scores()
+        probability = probability.sigmoid()
+        peer = getattr(mmdet_losses, name)(activated=True, reduction='none')
+        ours = dict((module.__name__, module) for _, module in SIGMOID)[name](activated=True, reduction='none')
+        labels, quality = torch.arange(40) % 4, score[:, 0] + 0.1
+        TestPeers.compare(ours, peer, probability, labels if name == 'FocalLoss' else (labels, quality))
+
+    @pytest.mark.parametrize(('_function', 'module'), SIGMOID)
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+    def test_finite_for_0_and_1(self, _function, module, dtype):
+        probability = torch.tensor([[0.0, 1.0, 1e-30]], dtype=dtype, requires_grad=True)
+        for target in (0.0, 0.5, 1.0):
+            loss = module(activated=True, reduction='sum')(probability, torch.full((1, 3), target))
+            assert loss.isfinite()
+            assert torch.autograd.grad(loss, probability)[0].isfinite().all()
 
 
 class TestModules:
@@ -235,7 +377,7 @@ class TestModules:
     def test_equal_the_functions(self, function, module):
         logit, score = logits_and_scores()
         torch.testing.assert_close(module(reduction='none')(logit, score), function(logit, score))
-        other = {FOCUS[function]: 3.5}
+        other = focus(function, 3.5)
         torch.testing.assert_close(module(**other, reduction='none')(logit, score), function(logit, score, **other))
 
     def test_alpha_per_class_follows_the_module(self):
@@ -258,6 +400,10 @@ class TestModules:
             (FocalLoss, {'alpha': []}, 'alpha'),
             (FocalLoss, {'gamma': -1.0}, 'gamma'),
             (FocalLoss, {'use_sigmoid': False}, 'SoftmaxFocalLoss'),
+            (PolyFocalLoss, {'epsilon': -1.5}, 'epsilon'),
+            (PolyFocalLoss, {'alpha': 2.0}, 'alpha'),
+            (AsymmetricLoss, {'gamma_neg': -1.0}, 'gamma_neg'),
+            (AsymmetricLoss, {'clip': 1.0}, r'clip must be in \[0, 1\), but is 1.0'),
             (VarifocalLoss, {'alpha': -0.1}, 'alpha'),
             (VarifocalLoss, {'gamma': '2'}, 'gamma'),
             (QualityFocalLoss, {'beta': -2.0}, 'beta'),

@@ -132,7 +132,7 @@ def test_two_processes_train_over_gloo_with_another_loss(experiment, tmp_path):
 class TestWrongConfigsNameTheRemedy:
     def fail(self, experiment, work_dir, *options):
         os.environ.pop('LOCAL_RANK', None)
-        with pytest.raises((ValueError, FileNotFoundError)) as error:
+        with pytest.raises((ValueError, TypeError, FileNotFoundError)) as error:
             cli_train.main([str(experiment), '--work-dir', str(work_dir), *options])
         return str(error.value)
 

@@ -1,0 +1,167 @@
+r"""Multipliers of box losses.
+
+.. math:: L = \text{focus} \cdot \Big(1 - \text{overlap}^\alpha + \sum_{\text{terms}} \text{term}^\alpha\Big)
+
+A focus is a function of the :class:`BoxPair` as it is, whatever the variant, the power and the overlap.
+"""
+
+from abc import ABCMeta, abstractmethod
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+
+from mmext.registry import MODELS
+
+from .base import check_at_least, check_choice, check_positive, power
+from .box_pair import BoxPair
+
+# What each version of Wise-IoU alone knows, with the paper's values.
+WISE_VERSIONS = {1: {}, 2: {'gamma': 0.5}, 3: {'alpha': 1.9, 'delta': 3.0}}
+
+
+class Focus(nn.Module, metaclass=ABCMeta):
+    """Base of the multipliers of :class:`IoULoss`."""
+
+    @abstractmethod
+    def forward(self, pair: BoxPair, weight: Tensor | None = None) -> Tensor:
+        """The factor on the loss of each pair, (n,).
+
+        Args:
+            pair: The boxes.
+            weight: The weight of each pair, (n,) or (n, 4); a pair of weight 0 is padding, and counts in no mean.
+        """
+
+
+@MODELS.register_module()
+class FocalFocus(Focus):
+    r"""The focus of Focal-EIoU: turn to the pairs that overlap well.
+
+    .. math:: \operatorname{sg}(\mathrm{IoU})^\gamma
+
+    The factor has no gradient. A pair without overlap has no loss: it learns nothing.
+
+    Args:
+        gamma: The power, at least 0.
+
+    Raises:
+        ValueError: For a negative gamma.
+
+    Source: Zhang et al., `EIoU <https://arxiv.org/abs/2101.08158>`_, eq. 11.
+    """
+
+    def __init__(self, gamma: float = 0.5):
+        super().__init__()
+        check_at_least(self, 0, gamma=gamma)
+        self.gamma = gamma
+
+    def forward(self, pair: BoxPair, weight: Tensor | None = None) -> Tensor:
+        return power(pair.iou.detach(), self.gamma)
+
+
+@MODELS.register_module()
+class PIoUFocus(Focus):
+    r"""The focus of Powerful-IoU v2: turn to the pairs of medium quality.
+
+    .. math:: 3 z\, e^{-z^2}, \qquad z = \lambda e^{-P}
+
+    P is the mean distance of the edges, as in the variant piou. As in the authors' code the factor keeps its
+    gradient. It falls to 0 for far pairs, and with it their loss: such pairs are pushed further away, not together.
+
+    Args:
+        lam: lambda, above 0.
+
+    Raises:
+        ValueError: For a lambda that is not above 0.
+
+    Source: Liu et al., `Powerful-IoU <https://doi.org/10.1016/j.neunet.2023.11.041>`_, Neural Networks 2024.
+    """
+
+    def __init__(self, lam: float = 1.3):
+        super().__init__()
+        check_positive(self, lam=lam)
+        self.lam = lam
+
+    def forward(self, pair: BoxPair, weight: Tensor | None = None) -> Tensor:
+        z = self.lam * torch.exp(-pair.edge_distance)
+        return 3 * z * torch.exp(-z.square())
+
+
+@MODELS.register_module()
+class WiseFocus(Focus):
+    r"""The focus of Wise-IoU: attention to the distance, and from version 2 on to what an ordinary pair loses.
+
+    .. math::
+        v_1 = \exp\frac{\rho^2}{\operatorname{sg}(c^2)}, \qquad v_2 = \beta^\gamma\, v_1, \qquad
+        v_3 = \frac{\beta}{\delta\, \alpha^{\beta - \delta}}\, v_1, \qquad
+        \beta = \frac{\operatorname{sg}(1 - \mathrm{IoU})}{m}
+
+    m is the running mean of 1 - IoU: 1 at first, moved by `momentum` to the mean of each training batch before it is
+    used. It is a buffer: saved, resumed, the same for all ranks. Pairs of weight 0, empty batches and evaluation leave
+    it alone. Version 3 gives outliers, of large beta, little weight: it falls again beyond beta = 1 / ln(alpha).
+
+    Args:
+        version: 1, 2 or 3.
+        momentum: The step of the mean, in [0, 1]; 0 keeps it. The paper suggests 1 - 0.05**(1 / (n * t)) for n
+            iterations an epoch and t epochs until the AP rises slowly.
+        sync: Average the mean over the ranks at each call. Every rank must then call the loss equally often, as
+            :class:`YOLOXHead` and mmdet's RetinaHead do. Heads that skip ranks or levels without positives would wait
+            for ever: there set it to False, and each rank keeps a mean of its own.
+        **of_the_version: `gamma` >= 0 of version 2, `alpha` > 1 and `delta` > 0 of version 3.
+
+    Raises:
+        ValueError: For an unknown version or a number outside its range.
+        TypeError: For an argument that the version does not know.
+
+    Source: Tong et al., `Wise-IoU <https://arxiv.org/abs/2301.10051>`_, eq. 5 to 11.
+    """
+
+    def __init__(self, version: int = 3, momentum: float = 0.01, sync: bool = True, **of_the_version: float):
+        super().__init__()
+        check_choice(self, 'version', version, tuple(WISE_VERSIONS))
+        defaults = WISE_VERSIONS[version]
+        for name in of_the_version:
+            if name not in defaults:
+                known = ', '.join(defaults) or 'none of its own'
+                raise TypeError(f'WiseFocus: version {version} knows no argument {name!r}, only {known}')
+        check_at_least(self, 0, momentum=momentum, **of_the_version)
+        if momentum > 1:
+            raise ValueError(f'WiseFocus: momentum must be in [0, 1], but is {momentum}')
+        self.version = version
+        self.momentum = momentum
+        self.sync = sync
+        self.arguments = {**defaults, **of_the_version}
+        if version == 3 and not (self.arguments['alpha'] > 1 and self.arguments['delta'] > 0):
+            raise ValueError(f'WiseFocus: alpha must be above 1 and delta above 0, but they are {self.arguments}')
+        if version > 1:
+            self.register_buffer('mean', torch.ones(()))
+
+    def forward(self, pair: BoxPair, weight: Tensor | None = None) -> Tensor:
+        attention = torch.exp(pair.ratio(pair.squared_distance, pair.squared_diagonal.detach()))
+        if self.version == 1:
+            return attention
+        loss = 1 - pair.iou.detach()
+        if self.training:
+            self._update(loss, weight)
+        beta = loss / self.mean.to(loss.dtype).clamp(min=torch.finfo(loss.dtype).eps)
+        if self.version == 2:
+            return power(beta, self.arguments['gamma']) * attention
+        alpha, delta = self.arguments['alpha'], self.arguments['delta']
+        return beta / (delta * alpha ** (beta - delta)) * attention
+
+    @torch.no_grad()
+    def _update(self, loss: Tensor, weight: Tensor | None) -> None:
+        """Move the mean to that of the pairs that count, on all ranks; without any it stays."""
+        if weight is None:
+            counts = torch.ones_like(loss)
+        else:
+            counts = (weight.reshape(*loss.shape, -1) > 0).any(-1).to(loss.dtype)
+        total = torch.stack([(loss * counts).sum(), counts.sum()])
+        if self.sync:
+            all_reduce(total)
+        step = (self.momentum * (total[1] > 0)).to(self.mean.dtype)
+        self.mean.lerp_((total[0] / total[1].clamp(min=1)).to(self.mean.dtype), step)
+
+    def extra_repr(self) -> str:
+        given = dict(version=self.version, momentum=self.momentum, sync=self.sync, **self.arguments)
+        return ', '.join(f'{name}={value}' for name, value in given.items())
