@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -18,10 +19,29 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker('gpu'):
-                item.add_marker(pytest.mark.skip(reason='needs an NVIDIA GPU, and torch sees none'))
+    for item in items:
+        row = getattr(item, 'callspec', None) and item.callspec.params.get('row')
+        item.user_properties += [('part of a loss', part) for part in getattr(row, 'parts', ())]
+        if item.get_closest_marker('gpu') and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason='needs an NVIDIA GPU, and torch sees none'))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The table of all losses: how many tests of the battery each part of a loss passed, failed or skipped."""
+    counts = {
+        outcome: Counter(
+            part
+            for report in terminalreporter.stats.get(outcome, [])
+            for _, part in getattr(report, 'user_properties', ())
+        )
+        for outcome in ('passed', 'failed', 'skipped')
+    }
+    parts = list(dict.fromkeys(part for counter in counts.values() for part in counter))
+    if parts:
+        terminalreporter.section('tests of each loss')
+        terminalreporter.line(f'{"":20}' + ''.join(f'{outcome:>8}' for outcome in counts))
+    for part in parts:
+        terminalreporter.line(f'{part:20}' + ''.join(f'{counter[part]:8}' for counter in counts.values()))
 
 
 def load_tool(name: str) -> ModuleType:

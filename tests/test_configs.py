@@ -1,5 +1,8 @@
 """Every shipped config builds and learns in all branches, and an idea changes its head alone."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import ROOT
@@ -12,6 +15,7 @@ from mmengine.structures import InstanceData
 import mmext
 from mmext.cli.check import check_types
 from mmext.heads import YOLOXHead
+from mmext.losses import IoULoss
 
 CONFIGS = sorted((ROOT / 'configs' / 'yolox').glob('*.py'))
 ROOTS = {'coco': 'yolox_s_8xb8-300e_coco', 'bccd': 'yolox_nano_1xb8-60e_bccd', 'shapes': 'yolox_nano_1xb8-9e_shapes'}
@@ -19,8 +23,12 @@ IDEAS = {
     *('obj-focal', 'obj-varifocal', 'obj-iou-varifocal', 'cls-varifocal', 'cls-quality', 'cls-focal'),
     *('cls-softmax-focal', 'giou', 'diou', 'ciou', 'eiou', 'recommended'),
     *('alpha-iou', 'alpha-giou', 'alpha-diou', 'alpha-ciou', 'alpha-eiou'),
+    *('siou', 'shape-iou', 'mpdiou', 'piou-v2', 'nwd', 'inner-ciou', 'focaler-ciou', 'focal-eiou', 'wise-iou'),
+    *('obj-poly', 'cls-asymmetric'),
 }
 CHILDREN = [path for path in CONFIGS if path.stem not in ROOTS.values()]
+# One of each of mmdet's other heads; tests/test_heads/test_other_heads.py trains them.
+OTHERS = sorted(path for path in (ROOT / 'configs').glob('[!_]*/*.py') if path not in CONFIGS)
 
 
 def name(path):
@@ -110,6 +118,44 @@ def test_is_inherited_by_name(path, base, tmp_path, monkeypatch):
     if 'coco' not in path.stem:
         config.train_dataloader.dataset.lazy_init = True
         assert len(DATASETS.build(config.train_dataloader.dataset).pipeline.transforms) >= 4
+
+
+def head_of(model):
+    return model['bbox_head'] if 'bbox_head' in model else model['roi_head']['bbox_head']
+
+
+@pytest.mark.parametrize('path', OTHERS, ids=name)
+def test_another_head_differs_from_mmdet_in_its_losses_alone(path):
+    (base,) = re.findall(r"_base_ = 'mmdet::(.*)'", path.read_text())
+    stock, config = Config.fromstring(f"_base_ = 'mmdet::{base}'", '.py').to_dict(), Config.fromfile(path).to_dict()
+    check_types(config)
+    ours, theirs = (
+        {key: head.pop(key) for key in list(head) if 'loss' in key or key == 'reg_decoded_bbox'}
+        for head in (head_of(config['model']), head_of(stock['model']))
+    )
+    assert config == stock
+    assert ours.keys() >= theirs.keys()
+    assert all(ours[loss]['type'].startswith('mmext.') for loss in ('loss_cls', 'loss_bbox'))
+    assert 6 <= len(path.read_text().splitlines()) <= 8
+    # mmdet's folder, and its name with the idea before the schedule.
+    assert path.parent.name == base.split('/')[0]
+    before, schedule = re.fullmatch(r'(.*)_([^_]*_coco)', Path(base).stem).groups()
+    assert re.fullmatch(f'{before}_[a-z-]+_{schedule}', path.stem)
+
+
+@pytest.mark.parametrize('path', OTHERS, ids=name)
+def test_another_head_is_inherited_by_name(path, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__('mmengine').config.utils.MODULE2PACKAGE, 'mmext', 'mmext')
+    child = tmp_path / 'experiment.py'
+    child.write_text(f"_base_ = 'mmext::{path.parent.name}/{path.name}'\n")
+    model = Config.fromfile(child).model
+    assert model == Config.fromfile(path).model
+    if model.backbone.type == 'ResNet':
+        # A smaller one is built faster.
+        model.backbone.depth = 18
+    detector = MODELS.build(model)
+    head = detector.bbox_head if hasattr(detector, 'bbox_head') else detector.roi_head.bbox_head
+    assert isinstance(head.loss_bbox, IoULoss)
 
 
 def test_config_names_what_is_there():

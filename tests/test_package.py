@@ -35,6 +35,10 @@ def test_the_wheel_carries_the_configs(tmp_path):
         'print(Config.fromfile(mmext.config("yolox/yolox_s_obj-varifocal_8xb8-300e_coco.py")).model.bbox_head.loss_obj.type)'
     )
     assert run(sys.executable, '-c', script).stdout.strip().endswith('mmext.VarifocalLoss')
+    shipped, configs = site / 'mmext' / '.mim' / 'configs', ROOT / 'configs'
+    assert {path.relative_to(shipped) for path in shipped.rglob('*.py')} == {
+        path.relative_to(configs) for path in configs.rglob('*.py')
+    }
     assert (site / 'mmext' / '.mim' / 'tools' / 'train.py').is_file()
     assert (site / 'mmext' / '.mim' / 'model-index.yml').is_file()
 

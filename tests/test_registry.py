@@ -11,6 +11,12 @@ LOSSES = {
     'SoftmaxFocalLoss': {},
     'VarifocalLoss': {},
     'QualityFocalLoss': {},
+    'PolyFocalLoss': {},
+    'AsymmetricLoss': {},
+    'NWDLoss': {},
+    'FocalFocus': {},
+    'PIoUFocus': {},
+    'WiseFocus': {},
 }
 
 SCRIPT = """
@@ -27,7 +33,7 @@ print('found', len({losses}))
 def test_the_table_is_complete():
     from mmext import losses
 
-    assert set(LOSSES) == {name for name in losses.__all__ if name.endswith('Loss')}
+    assert set(LOSSES) == {name for name in losses.__all__ if name.endswith(('Loss', 'Focus'))}
 
 
 @pytest.mark.parametrize('project', ['mmdet', 'mmseg', 'mmengine'])

@@ -1,0 +1,6 @@
+# Inner-CIoU for the boxes: the overlap is that of smaller boxes about the same centres.
+_base_ = './yolox_s_8xb8-300e_coco.py'
+model = dict(
+    bbox_head=dict(
+        loss_bbox=dict(
+            _delete_=True, type='mmext.IoULoss', variant='ciou', inner_ratio=0.8, reduction='sum', loss_weight=5.0)))

@@ -1,0 +1,6 @@
+# Poly-1 focal loss for the objectness: as focal, with more weight on what is far from right.
+_base_ = './yolox_s_8xb8-300e_coco.py'
+model = dict(
+    bbox_head=dict(
+        loss_obj=dict(
+            _delete_=True, type='mmext.PolyFocalLoss', epsilon=1.0, alpha=0.25, gamma=2.0, reduction='sum')))

@@ -1,0 +1,6 @@
+# SCYLLA IoU for the boxes: a distance that depends on the angle, and the difference of the shapes.
+_base_ = './yolox_s_8xb8-300e_coco.py'
+model = dict(
+    bbox_head=dict(
+        loss_bbox=dict(
+            _delete_=True, type='mmext.IoULoss', variant='siou', reduction='sum', loss_weight=5.0)))
