@@ -1,4 +1,4 @@
-"""What train and test share: arguments, config, runner."""
+"""What the commands share: arguments, config, runner."""
 
 import argparse
 import os
@@ -42,11 +42,8 @@ def load_config(args: argparse.Namespace) -> Config:
         ModuleNotFoundError: Where the OpenMMLab stack is not there, or mmcv lacks its operators.
         FileNotFoundError: Where there is no such config.
     """
-    check_stack()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    # mmengine knows a fixed list of packages with configs.
-    MODULE2PACKAGE['mmext'] = 'mmext'
-    config = Config.fromfile(_resolve(args.config))
+    config = read_config(args.config)
     config.launcher = args.launcher
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
@@ -56,6 +53,19 @@ def load_config(args: argparse.Namespace) -> Config:
     elif not config.get('work_dir'):
         config.work_dir = str(Path('work_dirs', Path(args.config).stem))
     return config
+
+
+def read_config(name: str) -> Config:
+    """The config of a file, or of a name `mmext::...`, as it is written.
+
+    Raises:
+        ModuleNotFoundError: Where the OpenMMLab stack is not there, or mmcv lacks its operators.
+        FileNotFoundError: Where there is no such config.
+    """
+    check_stack()
+    # mmengine knows a fixed list of packages with configs.
+    MODULE2PACKAGE['mmext'] = 'mmext'
+    return Config.fromfile(_resolve(name))
 
 
 def _resolve(name: str) -> str:

@@ -9,6 +9,7 @@ from mmext import __version__
 COMMANDS = {
     'train': 'train and evaluate a detector',
     'test': 'evaluate a checkpoint',
+    'class-weights': "weights for imbalanced classes, from a data set's counts",
 }
 
 
@@ -23,4 +24,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('command', choices=COMMANDS, metavar='COMMAND')
     parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...')
     args = parser.parse_args(argv)
-    import_module(f'mmext.cli.{args.command}').main(args.arguments)
+    import_module(f'mmext.cli.{args.command.replace("-", "_")}').main(args.arguments)
