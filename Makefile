@@ -15,9 +15,9 @@ CONSTRAINTS := requirements/constraints.txt
 SETTINGS := Makefile setup.cfg pyproject.toml tools/setup_env.sh $(CONSTRAINTS)
 DEMO_CONFIG := configs/yolox/yolox_nano_recommended_1xb8-9e_shapes.py
 
-.PHONY: help demo test lint ops clean
+.PHONY: help demo test test-slow lint docs ops clean
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run  ## train the recommended losses on drawn shapes, evaluate, draw pictures: minutes on a CPU
 	$(BIN)/python tools/make_shapes.py
@@ -26,15 +26,22 @@ demo: $(VENV)/.run  ## train the recommended losses on drawn shapes, evaluate, d
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/python -m pytest
 
+test-slow: $(VENV)/.dev  ## compile every loss to code and compare it with the formula: tens of minutes
+	$(BIN)/python -m pytest -m slow
+
 lint: $(VENV)/.dev  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(VENV)/.docs  ## draw the curves of the losses and build the pages: docs/_build/html/index.html
+	$(BIN)/python tools/plot_losses.py --out docs/_generated
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 ops:  ## build mmcv's operators anew, past pip's cache: the remedy for a broken set-up
 	tools/setup_env.sh ops
 
 clean:  ## remove .venv and what builds leave behind; data and work_dirs stay
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info docs/_build docs/_generated
 
 $(VENV)/.run: $(SETTINGS)
 	tools/setup_env.sh run
@@ -42,4 +49,8 @@ $(VENV)/.run: $(SETTINGS)
 
 $(VENV)/.dev: $(VENV)/.run
 	tools/setup_env.sh dev
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	tools/setup_env.sh docs
 	touch $@

@@ -2,6 +2,7 @@
 # Set up .venv; called by make.
 #   setup_env.sh run    what training needs: torch, the OpenMMLab stack with mmcv's operators, mmext
 #   setup_env.sh dev    and what the tests and the lint need
+#   setup_env.sh docs   and what the pages need
 #   setup_env.sh ops    build mmcv's operators anew, past pip's cache
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -97,6 +98,10 @@ dev)
     $INSTALL --quiet --editable '.[onedl,dev]'
     check_ops
     ;;
+docs)
+    say 'installing what the pages need (seconds)'
+    $INSTALL --quiet --editable '.[onedl,docs]'
+    ;;
 ops)
     [ -f $CONSTRAINTS ] || fail "there is no $VENV yet: run \`make demo\` or \`make test\`"
     install_mmcv --force-reinstall --no-cache-dir
@@ -104,7 +109,7 @@ ops)
     say "mmcv's operators are there"
     ;;
 *)
-    sed -n 's/^# \{0,1\}//p' "$0" | head -4
+    sed -n 's/^# \{0,1\}//p' "$0" | head -5
     exit 2
     ;;
 esac
