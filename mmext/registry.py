@@ -20,11 +20,12 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return Registry(parent.name, parent=parent, scope=SCOPE, locations=list(locations) or [__name__])
 
 
-# The heads extend mmdet's; the losses serve projects that have no mmdet.
-_HEADS = ('mmext.heads',) if find_spec('mmdet') else ()
+# The heads and the assigner extend mmdet's; the losses serve projects that have no mmdet.
+_HAS_MMDET = bool(find_spec('mmdet'))
 
-MODELS = _child(root.MODELS, 'mmext.losses', *_HEADS)
+MODELS = _child(root.MODELS, 'mmext.losses', *(['mmext.heads'] if _HAS_MMDET else []))
 HOOKS = _child(root.HOOKS, 'mmext.hooks')
+TASK_UTILS = _child(root.TASK_UTILS, *(['mmext.assigners'] if _HAS_MMDET else []))
 
 # Nothing of mmext's own yet, but dicts in its configs carry the scope, and mmengine warns where
 # the scope has no registry of the kind.
@@ -37,7 +38,6 @@ OPTIMIZERS = _child(root.OPTIMIZERS)
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS)
 OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS)
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS)
-TASK_UTILS = _child(root.TASK_UTILS)
 TRANSFORMS = _child(root.TRANSFORMS)
 VISBACKENDS = _child(root.VISBACKENDS)
 VISUALIZERS = _child(root.VISUALIZERS)

@@ -1,18 +1,19 @@
 """mmdet's YOLOX head, feeding its losses what they need."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from mmdet.models.dense_heads import YOLOXHead as MMDetYOLOXHead
-from mmdet.models.utils import multi_apply
 from mmdet.utils import OptInstanceList, reduce_mean
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmext.assigners import BatchSimOTAAssigner
 from mmext.losses.base import ElementwiseLoss, check_choice
 from mmext.registry import MODELS
 
@@ -20,6 +21,28 @@ from .nms import lacks_cuda_ops, suppress
 
 OBJ_TARGETS = ('hard', 'iou')
 CLS_TARGETS = ('iou', 'hard', 'label')
+# A logit whose sigmoid is 0 or 1 in every type.
+CERTAIN = 1e4
+Neutral = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Positives(NamedTuple):
+    """The P rows of a batch that are taught classes and boxes: its positives, or slots of which some are owned."""
+
+    mask: Tensor
+    """Which priors are positive, (B, A)."""
+    pick: Callable[[Tensor], Tensor]
+    """Takes the rows of a tensor (B, A, n): (P, n)."""
+    owned: Tensor | None
+    """Which rows are positives, (P,); None: all are."""
+    boxes: Tensor
+    """The box of each row, (P, 4)."""
+    labels: Tensor
+    """Its label, (P,)."""
+    ious: Tensor
+    """The IoU of the predicted box with it, (P,)."""
+    all_ious: Tensor
+    """That IoU for each prior, 0 for those that are not positive, (B, A)."""
 
 
 @MODELS.register_module()
@@ -106,56 +129,85 @@ class YOLOXHead(MMDetYOLOXHead):
             batch_gt_instances_ignore: Boxes to ignore, for the assigner.
         """
         priors = self._priors(bbox_preds)
-        cls_preds = _flatten(cls_scores)
-        offsets = _flatten(bbox_preds).to(priors.dtype)
-        objectness = _flatten(objectnesses)
+        cls_preds, offsets, objectness = (_flatten(levels) for levels in (cls_scores, bbox_preds, objectnesses))
+        offsets = offsets.to(priors.dtype)
         boxes = self._bbox_decode(priors, offsets)
-
         ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
-        positive, gt_boxes, labels, ious = (
-            torch.cat(parts)
-            for parts in multi_apply(
-                self._assign,
-                [priors] * len(ignored),
-                self._sigmoid_logits(cls_preds.detach(), dim=-1),
-                boxes.detach(),
-                objectness.detach(),
-                batch_gt_instances,
-                ignored,
-            )
-        )
+        assign = self._assign_batch if isinstance(self.assigner, BatchSimOTAAssigner) else self._assign_each
+        positives = assign(priors, self._scores(cls_preds, objectness), boxes.detach(), batch_gt_instances, ignored)
         # Averaged over the ranks, as YOLOX does; mmdet: better on COCO.
-        num_positive = reduce_mean(positive.sum(dtype=priors.dtype)).clamp(min=1)
+        num_positive = reduce_mean(positives.mask.sum(dtype=priors.dtype)).clamp(min=1)
+        pick, owned = positives.pick, positives.owned
 
         losses = dict(
             loss_cls=self._loss(
-                self.loss_cls, cls_preds.flatten(0, 1)[positive], self._cls_target(labels, ious), num_positive
+                self.loss_cls, pick(cls_preds), self._cls_target(positives), num_positive, owned, self._nothing
             ),
             loss_bbox=self._loss(
-                self.loss_bbox, boxes.flatten(0, 1)[positive], gt_boxes, num_positive, **self._box_context(bbox_preds)
+                self.loss_bbox,
+                pick(boxes),
+                positives.boxes,
+                num_positive,
+                owned,
+                _unit_box,
+                **self._box_context(bbox_preds),
             ),
             loss_obj=self._loss(
-                self.loss_obj, objectness.reshape(-1, 1), self._obj_target(positive, ious, objectness), num_positive
+                self.loss_obj, objectness.reshape(-1, 1), self._obj_target(positives, objectness.dtype), num_positive
             ),
         )
         if self.use_l1:
-            positive_priors = priors.repeat(len(ignored), 1)[positive]
-            target = self._get_l1_target(torch.zeros_like(gt_boxes), gt_boxes, positive_priors)
-            losses['loss_l1'] = self._loss(self.loss_l1, offsets.flatten(0, 1)[positive], target, num_positive)
+            target = torch.zeros_like(positives.boxes)
+            target = self._get_l1_target(target, positives.boxes, pick(priors.expand_as(boxes)))
+            losses['loss_l1'] = self._loss(self.loss_l1, pick(offsets), target, num_positive, owned, _same)
         return losses
 
     @staticmethod
-    def _loss(loss: nn.Module, pred: Tensor, target: Tensor, num_positive: Tensor, **context: object) -> Tensor:
+    def _loss(
+        loss: nn.Module,
+        pred: Tensor,
+        target: Tensor,
+        num_positive: Tensor,
+        owned: Tensor | None = None,
+        neutral: Neutral | None = None,
+        **context: object,
+    ) -> Tensor:
         """The sum of the loss over the number of positives, by the loss's own reduction.
 
-        mmext's losses are called without positives, too: one with a running mean waits for every rank.
+        mmext's losses are called without positives, too: one with a running mean waits for every rank. They take the
+        slots that are owned as a weight. Other losses are given neutral values in the rest, and what they return for
+        it is dropped.
+
+        Args:
+            loss: The loss.
+            pred: What it is fed, (P, n).
+            target: The target of each row.
+            num_positive: What the sum is divided by.
+            owned: Which rows count, (P,); None: all.
+            neutral: Makes predictions and targets without loss of targets.
+            **context: What the loss asks for beside them.
         """
-        if not len(pred) and not isinstance(loss, ElementwiseLoss):
+        if isinstance(loss, ElementwiseLoss):
+            context['weight'] = None if owned is None else owned.to(pred.dtype)
+        elif not len(pred):
             # Keeps the branch in the graph, which DDP asks of every parameter.
             return pred.sum() * 0
+        elif owned is not None:
+            rows = owned.unsqueeze(-1)
+            empty_pred, empty_target = neutral(pred, target)
+            target = torch.where(rows if target.dim() > 1 else owned, target, empty_target)
+            values = loss(torch.where(rows, pred, empty_pred), target, reduction_override='none', **context)
+            return torch.where(rows if values.dim() > 1 else owned, values, 0).sum() / num_positive
         if loss.reduction == 'sum':
             return loss(pred, target, **context) / num_positive
         return loss(pred, target, avg_factor=num_positive, **context)
+
+    def _nothing(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits that are certain of their target: that of no class, or the label."""
+        if self.cls_target != 'label':
+            return torch.full_like(pred, -CERTAIN), torch.zeros_like(target)
+        label = torch.arange(pred.shape[-1], device=pred.device) == target.unsqueeze(-1)
+        return torch.where(label, CERTAIN, -CERTAIN).to(pred.dtype), target
 
     def _box_context(self, levels: Sequence[Tensor]) -> dict[str, object]:
         """What the box loss asks for beside the boxes: the size of the network's input, which multi-scale changes."""
@@ -163,54 +215,87 @@ class YOLOXHead(MMDetYOLOXHead):
             return {}
         return dict(image_size=[side * self.prior_generator.strides[0][0] for side in levels[0].shape[2:]])
 
+    def _scores(self, cls_preds: Tensor, objectness: Tensor) -> Tensor:
+        """The scores that are assigned by, (B, A, C), in float32, which is what mmdet's assigner knows."""
+        cls_preds = self._sigmoid_logits(cls_preds.detach().float(), dim=-1)
+        return cls_preds.sigmoid().mul_(objectness.detach().float().sigmoid()).sqrt_()
+
     @torch.no_grad()
-    def _assign(
+    def _assign_batch(
         self,
         priors: Tensor,
-        cls_preds: Tensor,
+        scores: Tensor,
         boxes: Tensor,
-        objectness: Tensor,
-        gt_instances: InstanceData,
-        gt_instances_ignore: InstanceData | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The positives of one image, by the assigner of `train_cfg`.
+        instances: Sequence[InstanceData],
+        ignored: Sequence[InstanceData | None],
+    ) -> Positives:
+        """The positives by mmext's assigner: tensors of a fixed shape for as many boxes, and no host sync.
 
         Args:
             priors: Corner and stride of each prior, (A, 4).
-            cls_preds: Class logits, (A, num_classes).
-            boxes: Decoded boxes, (A, 4).
-            objectness: Objectness logits, (A, 1).
-            gt_instances: The ground truth of the image.
-            gt_instances_ignore: Its boxes to ignore.
-
-        Returns:
-            Which priors are positive, (A,); and of the positives the box, (P, 4), the label, (P,), and the IoU with
-            that box, (P,).
+            scores: What is assigned by, (B, A, C).
+            boxes: Decoded boxes, (B, A, 4).
+            instances: The ground truth of each image.
+            ignored: Its boxes to ignore, which SimOTA does not read.
         """
-        # YOLOX assigns by the centre of a prior and regresses from its corner. mmdet's assigner knows float32 alone.
-        centres = torch.cat([priors[:, :2] + priors[:, 2:] * 0.5, priors[:, 2:]], dim=-1)
-        scores = (cls_preds.float().sigmoid() * objectness.float().sigmoid()).sqrt_()
-        gt_boxes, gt_labels = gt_instances.bboxes, gt_instances.labels
-        result = self.assigner.assign(
-            pred_instances=InstanceData(bboxes=boxes.float(), scores=scores, priors=centres.float()),
-            gt_instances=InstanceData(bboxes=gt_boxes.float(), labels=gt_labels),
-            gt_instances_ignore=gt_instances_ignore,
+        gt_boxes, gt_labels, gt_mask = pad(instances, boxes)
+        result = self.assigner.assign_batch(boxes, scores, _centres(priors), gt_boxes, gt_labels, gt_mask)
+        gt_inds = result.gt_inds.gather(1, result.slots)
+
+        def pick(rows: Tensor) -> Tensor:
+            return rows.gather(1, result.slots.unsqueeze(-1).expand(-1, -1, rows.shape[-1])).flatten(0, 1)
+
+        return Positives(
+            mask=result.positive,
+            pick=pick,
+            owned=result.owned.flatten(),
+            boxes=gt_boxes.gather(1, gt_inds.unsqueeze(-1).expand(-1, -1, 4)).flatten(0, 1),
+            labels=gt_labels.gather(1, gt_inds).flatten(),
+            ious=result.ious.gather(1, result.slots).flatten(),
+            all_ious=result.ious,
         )
-        positive = result.gt_inds > 0
-        gt_inds = result.gt_inds[positive] - 1
-        return positive, gt_boxes[gt_inds], gt_labels[gt_inds].long(), result.max_overlaps[positive]
 
-    def _cls_target(self, labels: Tensor, ious: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _assign_each(
+        self,
+        priors: Tensor,
+        scores: Tensor,
+        boxes: Tensor,
+        instances: Sequence[InstanceData],
+        ignored: Sequence[InstanceData | None],
+    ) -> Positives:
+        """The positives by the assigner of `train_cfg`, image by image; the arguments are those of `_assign_batch`."""
+        centres = _centres(priors).float()
+        results = [
+            self.assigner.assign(
+                pred_instances=InstanceData(bboxes=box.float(), scores=score, priors=centres),
+                gt_instances=InstanceData(bboxes=gt.bboxes.float(), labels=gt.labels),
+                gt_instances_ignore=ignore,
+            )
+            for score, box, gt, ignore in zip(scores, boxes, instances, ignored)
+        ]
+        mask = torch.stack([result.gt_inds > 0 for result in results])
+        ious = torch.stack([result.max_overlaps for result in results])
+        gt_inds = [result.gt_inds[result.gt_inds > 0] - 1 for result in results]
+        return Positives(
+            mask=mask,
+            pick=lambda rows: rows[mask],
+            owned=None,
+            boxes=torch.cat([gt.bboxes[index] for gt, index in zip(instances, gt_inds)]),
+            labels=torch.cat([gt.labels[index] for gt, index in zip(instances, gt_inds)]).long(),
+            ious=ious[mask],
+            all_ious=torch.where(mask, ious, 0),
+        )
+
+    def _cls_target(self, positives: Positives) -> Tensor:
         if self.cls_target == 'label':
-            return labels
-        one_hot = F.one_hot(labels, self.num_classes)
-        return one_hot * ious.unsqueeze(-1) if self.cls_target == 'iou' else one_hot.to(ious.dtype)
+            return positives.labels
+        one_hot = positives.labels.unsqueeze(-1) == torch.arange(self.num_classes, device=positives.labels.device)
+        return one_hot * positives.ious.unsqueeze(-1) if self.cls_target == 'iou' else one_hot.to(positives.ious.dtype)
 
-    def _obj_target(self, positive: Tensor, ious: Tensor, objectness: Tensor) -> Tensor:
-        target = positive.to(objectness.dtype)
-        if self.obj_target == 'iou':
-            target[positive] = ious.to(target.dtype)
-        return target.unsqueeze(-1)
+    def _obj_target(self, positives: Positives, dtype: torch.dtype) -> Tensor:
+        target = positives.all_ious if self.obj_target == 'iou' else positives.mask
+        return target.reshape(-1, 1).to(dtype)
 
     def predict_by_feat(
         self,
@@ -251,5 +336,44 @@ class YOLOXHead(MMDetYOLOXHead):
 
 
 def _flatten(levels: Sequence[Tensor]) -> Tensor:
-    """(B, C, H, W) of each level -> (B, A, C)."""
-    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)
+    """(B, C, H, W) of each level -> (B, A, C), in memory (B, C, A): so the copy has long rows."""
+    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
+def _centres(priors: Tensor) -> Tensor:
+    """Centre and stride of each prior: YOLOX regresses from the corner and assigns by the centre."""
+    return torch.cat([priors[:, :2] + priors[:, 2:] * 0.5, priors[:, 2:]], dim=-1)
+
+
+def pad(instances: Sequence[InstanceData], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The ground truth of a batch, padded to G, the highest number of boxes of an image, without a host sync.
+
+    Args:
+        instances: `bboxes` (n, 4) and `labels` (n,) of each image.
+        like: A tensor of the type that the boxes are to have.
+
+    Returns:
+        The boxes (B, G, 4), the labels (B, G), and which of them are real (B, G).
+    """
+    numbers = [len(each) for each in instances]
+    firsts = list(accumulate(numbers, initial=0))
+    rows = [
+        [first + index if index < number else -1 for index in range(max(numbers))]
+        for first, number in zip(firsts, numbers)
+    ]
+    rows = torch.tensor(rows, dtype=torch.long).to(like.device, non_blocking=True)
+    index = rows.clamp(min=0).flatten()
+    boxes = torch.cat([each.bboxes for each in instances]).to(like.dtype).index_select(0, index)
+    labels = torch.cat([each.labels for each in instances]).long().index_select(0, index)
+    return boxes.view(*rows.shape, 4), labels.view(rows.shape), rows >= 0
+
+
+def _unit_box(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The same box twice; with a side of 1 mmdet's CIoU is not NaN."""
+    box = (torch.arange(4, device=target.device) // 2).to(target.dtype)
+    return box, box
+
+
+def _same(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Offsets that are what they should be."""
+    return torch.zeros_like(pred), torch.zeros_like(target)

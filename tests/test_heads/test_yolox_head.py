@@ -16,6 +16,7 @@ from mmext.heads import YOLOXHead
 from mmext.heads.nms import suppress
 
 CLASSES, CHANNELS, SIZE = 3, 8, 160
+BATCH = ConfigDict(assigner={'type': 'mmext.BatchSimOTAAssigner', 'center_radius': 2.5})
 SOFTMAX = {'loss_cls': {'type': 'mmext.SoftmaxFocalLoss'}, 'cls_target': 'label'}
 
 
@@ -70,9 +71,10 @@ def losses_and_gradients(head, features, instances, metas):
     return {name: loss.item() for name, loss in losses.items()}, [parameter.grad for parameter in head.parameters()]
 
 
-def pair(**arguments):
-    """mmdet's head and mmext's with the same weights."""
-    theirs, ours = build('mmdet.YOLOXHead', **arguments), build('mmext.YOLOXHead', seed=7, **arguments)
+def pair(batch=False, **arguments):
+    """mmdet's head and mmext's with the same weights; `batch`: with mmext's assigner, too."""
+    ours = {'train_cfg': BATCH, **arguments} if batch else arguments
+    theirs, ours = build('mmdet.YOLOXHead', **arguments), build('mmext.YOLOXHead', seed=7, **ours)
     assert type(theirs) is MMDetYOLOXHead
     assert type(ours) is YOLOXHead
     ours.load_state_dict(theirs.state_dict())
@@ -83,9 +85,10 @@ class TestEqualsMMDet:
     @pytest.mark.parametrize('use_l1', [False, True])
     @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
     @pytest.mark.parametrize('boxes', [(5, 0, 3), (0, 0), (30,)])
-    def test_losses_and_gradients(self, boxes, dtype, tolerance, use_l1):
+    @pytest.mark.parametrize('batch', [False, True])
+    def test_losses_and_gradients(self, boxes, dtype, tolerance, use_l1, batch):
         results = []
-        for head in pair():
+        for head in pair(batch):
             head.to(dtype).use_l1 = use_l1
             results.append(losses_and_gradients(head, *inputs(dtype, boxes)))
         (their_losses, their_gradients), (our_losses, our_gradients) = results
@@ -108,26 +111,41 @@ class TestEqualsMMDet:
         theirs, ours = pair()
         assert list(ours.state_dict()) == list(theirs.state_dict())
 
-    def test_mmdet_head_takes_our_losses(self):
+    @pytest.mark.parametrize('loss', [*('IoULoss', 'GIoULoss', 'DIoULoss', 'CIoULoss', 'EIoULoss', 'SIoULoss')])
+    def test_other_losses_of_mmdet_with_our_assigner(self, loss):
+        """Slots that hold no positive add nothing, not even where the loss of identical boxes is NaN."""
+        arguments = {
+            'loss_bbox': {'type': loss, 'reduction': 'sum', 'loss_weight': 5.0},
+            'loss_cls': {'type': 'QualityFocalLoss', 'reduction': 'sum'},
+        }
+        results = [losses_and_gradients(head, *inputs()) for head in pair(True, **copy.deepcopy(arguments))]
+        assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
+        for theirs, ours in zip(results[0][1], results[1][1]):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize('batch', [False, True])
+    def test_mmdet_head_takes_our_losses(self, batch):
         """With reduction='sum', as with mmext's own head."""
         losses = {
             'loss_cls': {'type': 'mmext.QualityFocalLoss', 'reduction': 'sum'},
             'loss_bbox': {'type': 'mmext.IoULoss', 'variant': 'ciou', 'reduction': 'sum', 'loss_weight': 5.0},
             'loss_obj': {'type': 'mmext.VarifocalLoss', 'reduction': 'sum'},
         }
-        results = [losses_and_gradients(head, *inputs()) for head in pair(**copy.deepcopy(losses))]
+        results = [losses_and_gradients(head, *inputs()) for head in pair(batch, **copy.deepcopy(losses))]
         assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
         assert all(loss > 0.01 for loss in results[0][0].values())
 
 
 class TestReduction:
+    @pytest.mark.parametrize('train_cfg', [None, BATCH])
     @pytest.mark.parametrize('name', ['loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1'])
-    def test_mean_and_sum_give_the_same(self, name):
+    def test_mean_and_sum_give_the_same(self, name, train_cfg):
         kind = {'loss_cls': 'mmext.QualityFocalLoss', 'loss_bbox': 'mmext.IoULoss', 'loss_obj': 'mmext.FocalLoss',
                 'loss_l1': 'mmdet.L1Loss'}[name]  # fmt: skip
         results = []
         for reduction in ('sum', 'mean'):
-            head = build('mmext.YOLOXHead', **{name: {'type': kind, 'reduction': reduction}})
+            given = {'train_cfg': train_cfg} if train_cfg else {}
+            head = build('mmext.YOLOXHead', **{name: {'type': kind, 'reduction': reduction}}, **given)
             head.use_l1 = True
             results.append(losses_and_gradients(head, *inputs())[0])
         assert results[0] == pytest.approx(results[1], rel=1e-5)
@@ -168,7 +186,7 @@ class TestTargets:
         assigned = []
         original = YOLOXHead._cls_target
         monkeypatch.setattr(
-            YOLOXHead, '_cls_target', lambda head, labels, ious: assigned.append(labels) or original(head, labels, ious)
+            YOLOXHead, '_cls_target', lambda head, given: assigned.append(given.labels) or original(head, given)
         )
         label = self.seen(**SOFTMAX)['loss_cls'][1]
         assert label.dtype == torch.int64

@@ -1,0 +1,5 @@
+"""Assigners of targets to priors; they need mmdet."""
+
+from .sim_ota import BatchAssignment, BatchSimOTAAssigner
+
+__all__ = ['BatchAssignment', 'BatchSimOTAAssigner']

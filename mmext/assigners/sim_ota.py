@@ -1,0 +1,230 @@
+"""SimOTA for a whole batch at once, without a question to the host."""
+
+from typing import NamedTuple
+
+import torch
+from mmdet.models.task_modules import AssignResult, BaseAssigner
+from mmdet.utils import ConfigType
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmext.losses.base import check_at_least, check_positive
+from mmext.registry import TASK_UTILS
+
+# mmdet's constants: added to the cost of a prior outside of a box or of its centre region; the smallest IoU that has a
+# logarithm; the smallest union; the smallest logarithm of a probability.
+OUTSIDE, EPS_IOU, EPS_UNION, LOWEST_LOG = 100000.0, 1e-7, 1e-6, -100.0
+
+
+class BatchAssignment(NamedTuple):
+    """What is assigned in a batch of B images with A priors, G boxes and S = G * candidate_topk slots each.
+
+    A slot is a candidate of a box. Of the slots that hold the same prior one owns it; there are as many owners as
+    positives, in tensors whose shape depends on no value.
+    """
+
+    positive: Tensor
+    """Which priors are positive, (B, A)."""
+    gt_inds: Tensor
+    """The index of the box of each positive prior, 0 for the others, (B, A)."""
+    ious: Tensor
+    """The IoU of each positive prior with its box, 0 for the others, (B, A)."""
+    slots: Tensor
+    """The index of the prior in each slot, (B, S)."""
+    owned: Tensor
+    """Which slots own their prior, (B, S)."""
+
+
+def pairwise_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """The IoU of every box (B, A, 4) with every box of the ground truth (B, G, 4), as mmdet computes it; (B, G, A)."""
+    x1, y1, x2, y2 = boxes.transpose(1, 2).contiguous().unsqueeze(2).unbind(1)
+    gt_x1, gt_y1, gt_x2, gt_y2 = gt_boxes.unsqueeze(2).unbind(-1)
+    width = (torch.minimum(x2, gt_x2) - torch.maximum(x1, gt_x1)).clamp_(min=0)
+    height = (torch.minimum(y2, gt_y2) - torch.maximum(y1, gt_y1)).clamp_(min=0)
+    overlap = width.mul_(height)
+    area, gt_area = (x2 - x1) * (y2 - y1), (gt_x2 - gt_x1) * (gt_y2 - gt_y1)
+    union = (area + gt_area).sub_(overlap).clamp_(min=EPS_UNION)
+    return overlap.div_(union)
+
+
+@TASK_UTILS.register_module()
+class BatchSimOTAAssigner(BaseAssigner):
+    """mmdet's `SimOTAAssigner` for a whole batch: the same assignment, a fixed number of operations, no host sync.
+
+    The assignment equals mmdet's prior for prior, unless two costs tie at the last place that a box gives; then the
+    costs of those assigned are the same. It is computed in float32, whatever the inputs' type.
+
+    The cost of a prior for a box is the binary cross entropy of its scores with the box's one-hot label, plus
+    `iou_weight` times -log IoU, plus a constant where its centre is not both in the box and within `center_radius`
+    strides of the box's centre. A box takes the k priors of the lowest cost, k being the sum of its `candidate_topk`
+    highest IoUs; a prior taken more than once goes to the box of its lowest cost. For one image it has mmdet's method
+    `assign`, too.
+
+    Args:
+        center_radius: The radius of the centre region, in strides, above 0.
+        candidate_topk: How many IoUs are summed, and the most priors that a box takes; at least 1.
+        iou_weight: The weight of the IoU's cost, at least 0.
+        cls_weight: The weight of the classes' cost, at least 0.
+        iou_calculator: mmdet's `BboxOverlaps2D`, whose formula is used.
+        max_bytes: About how much memory the assignment of a batch may take; beyond it the images go in groups.
+
+    Raises:
+        ValueError: For a number outside its range, or another calculator.
+
+    Source: Ge et al., `YOLOX <https://arxiv.org/abs/2107.08430>`_, section 2.1, as mmdet implements it.
+    """
+
+    def __init__(
+        self,
+        center_radius: float = 2.5,
+        candidate_topk: int = 10,
+        iou_weight: float = 3.0,
+        cls_weight: float = 1.0,
+        iou_calculator: ConfigType | None = None,
+        max_bytes: int = 2**30,
+    ):
+        check_positive(self, center_radius=center_radius, max_bytes=max_bytes)
+        check_at_least(self, 1, candidate_topk=candidate_topk)
+        check_at_least(self, 0, iou_weight=iou_weight, cls_weight=cls_weight)
+        if iou_calculator is not None and iou_calculator.get('type', '').split('.')[-1] != 'BboxOverlaps2D':
+            raise ValueError(
+                f'BatchSimOTAAssigner: iou_calculator must be BboxOverlaps2D, but is {dict(iou_calculator)}; for '
+                'another use mmdet.SimOTAAssigner'
+            )
+        self.center_radius = center_radius
+        self.candidate_topk = candidate_topk
+        self.iou_weight = iou_weight
+        self.cls_weight = cls_weight
+        self.max_bytes = max_bytes
+
+    @torch.no_grad()
+    def assign(
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        gt_instances_ignore: InstanceData | None = None,
+        **kwargs: object,
+    ) -> AssignResult:
+        """Assign one image, with mmdet's arguments and result.
+
+        Args:
+            pred_instances: `bboxes` (A, 4), `scores` (A, C), and `priors` (A, 4), centre and stride of each.
+            gt_instances: `bboxes` (G, 4) and `labels` (G,).
+            gt_instances_ignore: Not read, as in mmdet's.
+            **kwargs: Not read, as in mmdet's.
+        """
+        boxes, labels = gt_instances.bboxes, gt_instances.labels
+        result = self.assign_batch(
+            pred_instances.bboxes.unsqueeze(0),
+            pred_instances.scores.unsqueeze(0),
+            pred_instances.priors,
+            boxes.unsqueeze(0),
+            labels.unsqueeze(0),
+            torch.ones_like(labels, dtype=torch.bool).unsqueeze(0),
+        )
+        positive, gt_inds = result.positive[0], result.gt_inds[0]
+        if not len(boxes):
+            return AssignResult(0, gt_inds, result.ious[0], labels=torch.full_like(gt_inds, -1))
+        return AssignResult(
+            len(boxes),
+            torch.where(positive, gt_inds + 1, 0),
+            torch.where(positive, result.ious[0], -OUTSIDE),
+            labels=torch.where(positive, labels[gt_inds].long(), -1),
+        )
+
+    @torch.no_grad()
+    def assign_batch(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        priors: Tensor,
+        gt_boxes: Tensor,
+        gt_labels: Tensor,
+        gt_mask: Tensor,
+    ) -> BatchAssignment:
+        """Assign a batch whose ground truth is padded to G boxes an image.
+
+        Args:
+            boxes: Decoded boxes (x1, y1, x2, y2), (B, A, 4).
+            scores: The probability of each class, for YOLOX the root of class times objectness, (B, A, C).
+            priors: Centre and stride of each prior, (A, 4).
+            gt_boxes: The ground truth, (B, G, 4), in the unit of the boxes.
+            gt_labels: Its labels in 0..C-1, (B, G).
+            gt_mask: Which of them are real, (B, G).
+        """
+        (num_images, num_priors, _), num_gts = boxes.shape, gt_boxes.shape[1]
+        if not num_gts:
+            nothing = boxes.new_zeros(num_images, num_priors, dtype=torch.long)
+            empty = nothing[:, :0]
+            return BatchAssignment(nothing.bool(), nothing, nothing.float(), empty, empty.bool())
+        inputs = (boxes.float(), scores.float(), gt_boxes.float(), gt_labels.long(), gt_mask)
+        # About 12 tensors (G, A) and two (A, C) are alive at the most.
+        bytes_of_image = 4 * num_priors * (12 * num_gts + 2 * scores.shape[-1])
+        group = max(1, int(self.max_bytes // bytes_of_image))
+        parts = [
+            self._assign(*(tensor[start : start + group] for tensor in inputs), priors.float())
+            for start in range(0, num_images, group)
+        ]
+        return parts[0] if len(parts) == 1 else BatchAssignment(*(torch.cat(part) for part in zip(*parts)))
+
+    def _assign(
+        self, boxes: Tensor, scores: Tensor, gt_boxes: Tensor, gt_labels: Tensor, gt_mask: Tensor, priors: Tensor
+    ) -> BatchAssignment:
+        ious = pairwise_iou(boxes, gt_boxes)
+        valid, both = self._regions(priors, gt_boxes, gt_mask)
+        cost = self._class_cost(scores, gt_labels).mul_(self.cls_weight)
+        cost.add_((ious + EPS_IOU).log_().mul_(-self.iou_weight)).add_(both.logical_not_(), alpha=OUTSIDE)
+        cost.masked_fill_(~valid.unsqueeze(1) | ~gt_mask.unsqueeze(2), float('inf'))
+
+        topk = min(self.candidate_topk, ious.shape[-1])
+        highest = (ious * valid.unsqueeze(1)).topk(topk).values
+        # Summed over the first dimension, in mmdet's order: the sum is cut to an integer.
+        number = highest.flatten(0, 1).t().contiguous().sum(0).int().clamp_(min=1).view_as(gt_mask)
+        lowest, candidates = cost.topk(topk, largest=False)
+        taken = (torch.arange(topk, device=cost.device) < number.unsqueeze(-1)) & lowest.isfinite()
+        return self._resolve(cost, ious, candidates.flatten(1), taken.flatten(1), topk)
+
+    def _regions(self, priors: Tensor, gt_boxes: Tensor, gt_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Which priors lie in any box or centre region, (B, A); and in both of which box, (B, G, A)."""
+        x, y, stride_x, stride_y = priors.t().contiguous().unbind(0)
+        x1, y1, x2, y2 = gt_boxes.unsqueeze(2).unbind(-1)
+        in_box = (x > x1).logical_and_(y > y1).logical_and_(x < x2).logical_and_(y < y2)
+        reach_x, reach_y = self.center_radius * stride_x, self.center_radius * stride_y
+        center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
+        in_center = (x > center_x - reach_x).logical_and_(x < center_x + reach_x)
+        in_center.logical_and_(y > center_y - reach_y).logical_and_(y < center_y + reach_y)
+        either = (in_box | in_center).logical_and_(gt_mask.unsqueeze(2))
+        return either.any(1), in_box.logical_and_(in_center)
+
+    @staticmethod
+    def _class_cost(scores: Tensor, gt_labels: Tensor) -> Tensor:
+        """The binary cross entropy of the scores with the one-hot label of each box, summed over classes, (B, G, A).
+
+        Of all classes being absent, plus the difference that the label makes: A * (C + G) logarithms, not A * C * G.
+        """
+        absent = scores.neg().log1p_().clamp_(min=LOWEST_LOG)
+        label = gt_labels.unsqueeze(2).expand(-1, -1, scores.shape[1])
+        cost = absent.transpose(1, 2).gather(1, label)
+        cost.sub_(scores.transpose(1, 2).gather(1, label).log_().clamp_(min=LOWEST_LOG))
+        return cost.sub_(absent.sum(-1).unsqueeze(1))
+
+    @staticmethod
+    def _resolve(cost: Tensor, ious: Tensor, slots: Tensor, taken: Tensor, topk: int) -> BatchAssignment:
+        """Give each prior that was taken to one box, and to one of the slots that hold it."""
+        numbers = torch.arange(slots.shape[1], device=slots.device)
+        nothing = slots.new_zeros(cost.shape[0], cost.shape[2])
+        times = nothing.scatter_add(1, slots, taken.long())
+        taker = nothing.scatter_add(1, slots, (numbers // topk) * taken)
+        # A prior taken more than once goes to the cheapest of all boxes, be it one that did not take it.
+        gt_inds = torch.where(times > 1, cost.argmin(1), taker)
+        positive = times > 0
+        owner = torch.full_like(nothing, slots.shape[1]).scatter_reduce(
+            1, slots, torch.where(taken, numbers, slots.shape[1]), 'amin'
+        )
+        return BatchAssignment(
+            positive,
+            gt_inds,
+            ious.gather(1, gt_inds.unsqueeze(1)).squeeze(1).mul_(positive),
+            slots,
+            taken & (owner.gather(1, slots) == numbers),
+        )

@@ -1,0 +1,260 @@
+"""BatchSimOTAAssigner: mmdet's assignment, prior for prior."""
+
+import pytest
+import torch
+from mmdet.models.task_modules import SimOTAAssigner
+from mmengine.structures import InstanceData
+
+from mmext.assigners import BatchSimOTAAssigner
+from mmext.registry import TASK_UTILS
+
+CLASSES = 5
+
+
+def priors(size=160, strides=(8, 16, 32)):
+    """Centre and stride of each prior, (A, 4)."""
+    levels = []
+    for stride in strides:
+        places = torch.arange(size // stride) * stride + stride / 2
+        y, x = torch.meshgrid(places, places, indexing='ij')
+        step = torch.full_like(x, stride)
+        levels.append(torch.stack([x, y, step, step], -1).flatten(0, 1))
+    return torch.cat(levels)
+
+
+def ground_truth(numbers, size, generator, side=0.5):
+    instances = []
+    for number in numbers:
+        corner = torch.rand(number, 2, generator=generator) * size * 0.9
+        sides = torch.rand(number, 2, generator=generator).square() * size * side + 1
+        labels = torch.randint(0, CLASSES, (number,), generator=generator)
+        instances.append(InstanceData(bboxes=torch.cat([corner, corner + sides], -1), labels=labels))
+    return instances
+
+
+def predictions(gt, size, generator, kind, classes=CLASSES):
+    """Boxes and scores: of an untrained model, of a trained one, or all alike."""
+    places = priors(size)
+    number = len(places)
+    centre = places[:, :2] + torch.randn(number, 2, generator=generator) * places[:, 2:]
+    half = places[:, 2:] * torch.randn(number, 2, generator=generator).exp()
+    boxes = torch.cat([centre - half, centre + half], -1)
+    logit = torch.randn(number, classes, generator=generator) * 2 - 2
+    if kind == 'late' and len(gt):
+        of = torch.randint(0, len(gt), (number,), generator=generator)
+        boxes = gt.bboxes[of] + torch.randn(number, 4, generator=generator) * 2
+        boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], -1)
+    elif kind == 'start':
+        logit = logit * 0.01 - 4.6
+    elif kind == 'certain':
+        logit = logit * 30
+    elif kind == 'alike':
+        boxes, logit = torch.tensor([3.0, 4, 60, 70]).expand(number, 4).clone(), torch.zeros_like(logit)
+    objectness = logit[:, :1].flip(0)
+    return boxes, (logit.sigmoid() * objectness.sigmoid()).sqrt()
+
+
+class Watched(SimOTAAssigner):
+    """mmdet's assigner, which keeps the costs of the last image."""
+
+    def dynamic_k_matching(self, cost, pairwise_ious, num_gt, valid_mask):
+        self.cost, self.valid = cost.clone(), valid_mask.clone()
+        topk = min(self.candidate_topk, len(cost))
+        self.number = pairwise_ious.topk(topk, dim=0).values.sum(0).int().clamp(min=1)
+        return super().dynamic_k_matching(cost, pairwise_ious, num_gt, valid_mask)
+
+    def tied(self):
+        """Whether the last cost that a box pays is also the first that it does not."""
+        lowest = self.cost.sort(0).values
+        last = lowest.gather(0, (self.number - 1).long().unsqueeze(0))
+        beyond = lowest.gather(0, self.number.long().clamp(max=len(lowest) - 1).unsqueeze(0))
+        return bool(((last == beyond) & (self.number < len(lowest))).any())
+
+
+def batch(instances, boxes, scores):
+    """Stacked predictions and padded ground truth, the padding outside of every image."""
+    number = max(len(each) for each in instances)
+    gt_boxes, gt_labels = torch.full((len(instances), number, 4), -7.0), torch.zeros(len(instances), number).long()
+    for index, each in enumerate(instances):
+        gt_boxes[index, : len(each)], gt_labels[index, : len(each)] = each.bboxes, each.labels
+    mask = torch.arange(number) < torch.tensor([len(each) for each in instances]).unsqueeze(1)
+    return torch.stack(boxes), torch.stack(scores), gt_boxes, gt_labels, mask
+
+
+def compare(numbers, kind, seed, size=160, side=0.5, classes=CLASSES, edit=lambda gt: gt, **arguments):
+    """Assign a batch by both; the number of images whose costs tie."""
+    generator = torch.Generator().manual_seed(seed)
+    instances = [edit(gt) for gt in ground_truth(numbers, size, generator, side)]
+    boxes, scores = zip(*(predictions(gt, size, generator, kind, classes) for gt in instances))
+    boxes, scores, gt_boxes, gt_labels, mask = batch(instances, boxes, scores)
+    ours = BatchSimOTAAssigner(**arguments).assign_batch(boxes, scores, priors(size), gt_boxes, gt_labels, mask)
+    theirs, ties = Watched(), 0
+    for index, gt in enumerate(instances):
+        expected = theirs.assign(InstanceData(bboxes=boxes[index], scores=scores[index], priors=priors(size)), gt)
+        positive = ours.positive[index]
+        if len(gt) and expected.gt_inds.any() and theirs.tied():
+            ties += 1
+            check_tied(theirs, positive, ours.gt_inds[index])
+            continue
+        assert torch.equal(positive, expected.gt_inds > 0)
+        assert torch.equal(ours.gt_inds[index][positive], expected.gt_inds[positive] - 1)
+        assert torch.equal(ours.ious[index][positive], expected.max_overlaps[positive])
+        assert (ours.ious[index][~positive] == 0).all()
+    check_slots(ours, arguments.get('candidate_topk', 10))
+    return ties
+
+
+def check_tied(theirs, positive, gt_inds):
+    """Each prior pays no more than the last cost of its box, or went to its cheapest box."""
+    rows = torch.full_like(gt_inds, -1)
+    rows[theirs.valid] = torch.arange(int(theirs.valid.sum()))
+    assert (rows[positive] >= 0).all()
+    cost = theirs.cost[rows[positive]]
+    paid = cost.gather(1, gt_inds[positive].unsqueeze(1)).squeeze(1)
+    last = theirs.cost.sort(0).values.gather(0, (theirs.number - 1).long().unsqueeze(0))[0]
+    tolerance = 1e-5 * last.abs().max()
+    assert ((paid <= last[gt_inds[positive]] + tolerance) | (paid <= cost.min(1).values + tolerance)).all()
+    assert positive.sum() <= theirs.number.sum()
+
+
+def check_slots(result, topk):
+    """As many slots are owned as there are positives, and each holds one of them."""
+    assert result.slots.shape[1] % topk == 0
+    for positive, slots, owned in zip(result.positive, result.slots, result.owned):
+        assert sorted(slots[owned].tolist()) == positive.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize('kind', ['early', 'late', 'start', 'certain'])
+@pytest.mark.parametrize('seed', range(12))
+def test_equals_mmdet(kind, seed):
+    """Ragged batches of six images."""
+    compare([0, 1, 3, 20, 7, 2], kind, seed)
+
+
+@pytest.mark.parametrize('kind', ['early', 'late'])
+@pytest.mark.parametrize('seed', range(4))
+class TestAdversarial:
+    def test_tiny_boxes(self, kind, seed):
+        """Smaller than a stride: hardly a prior lies in one, and costs differ by less than float32 shows."""
+        compare([12, 30, 1], kind, seed, side=0.02)
+
+    def test_huge_boxes(self, kind, seed):
+        compare([8, 2], kind, seed, side=3.0)
+
+    def test_boxes_outside_of_the_image(self, kind, seed):
+        def move(gt):
+            gt.bboxes = gt.bboxes + 1000
+            return gt
+
+        compare([3, 1], kind, seed, edit=move)
+
+    def test_twice_the_same_box(self, kind, seed):
+        compare([6, 4], kind, seed, edit=lambda gt: InstanceData.cat([gt, gt]))
+
+    def test_boxes_without_area(self, kind, seed):
+        def flatten(gt):
+            gt.bboxes[:, 2] = gt.bboxes[:, 0]
+            return gt
+
+        compare([6, 4], kind, seed, edit=flatten)
+
+    @pytest.mark.parametrize('classes', [1, 80, 1000])
+    def test_numbers_of_classes(self, kind, seed, classes):
+        def fold(gt):
+            gt.labels = gt.labels % classes
+            return gt
+
+        compare([5, 9], kind, seed, classes=classes, edit=fold)
+
+    def test_many_boxes(self, kind, seed):
+        compare([320, 1], kind, seed, side=0.2)
+
+    def test_fewer_priors_than_candidates(self, kind, seed):
+        compare([3, 0], kind, seed, size=32, candidate_topk=10)
+
+    @pytest.mark.parametrize('max_bytes', [1, 3 * 10**6])
+    def test_groups_of_images(self, kind, seed, max_bytes):
+        compare([0, 5, 20, 1, 3], kind, seed, max_bytes=max_bytes)
+
+
+def test_ties_are_met_and_paid_alike():
+    assert sum(compare([4, 8, 2], 'alike', seed) for seed in range(4)) > 0
+
+
+def test_images_without_boxes():
+    compare([0, 0], 'early', 0)
+
+
+def test_padding_is_not_read():
+    """Whatever stands in the padding, and however much of it."""
+    generator = torch.Generator().manual_seed(0)
+    instances = ground_truth([3, 1], 160, generator)
+    boxes, scores = zip(*(predictions(gt, 160, generator, 'late') for gt in instances))
+    boxes, scores, gt_boxes, gt_labels, mask = batch(instances, boxes, scores)
+    expected = BatchSimOTAAssigner().assign_batch(boxes, scores, priors(), gt_boxes, gt_labels, mask)
+    padding = torch.tensor([0.0, 0, 160, 160]).expand(2, 4, 4)
+    padded = BatchSimOTAAssigner().assign_batch(
+        boxes,
+        scores,
+        priors(),
+        torch.cat([torch.where(mask.unsqueeze(-1), gt_boxes, padding[:, :3]), padding], 1),
+        torch.cat([gt_labels, torch.ones(2, 4).long()], 1),
+        torch.cat([mask, torch.zeros(2, 4).bool()], 1),
+    )
+    for name in ('positive', 'gt_inds', 'ious'):
+        assert torch.equal(getattr(padded, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_are_assigned_in_float32(dtype):
+    generator = torch.Generator().manual_seed(0)
+    instances = ground_truth([4], 160, generator)
+    boxes, scores = predictions(instances[0], 160, generator, 'late')
+    given = [tensor.to(dtype) for tensor in (boxes, scores, instances[0].bboxes)]
+    results = []
+    for tensors in (given, [tensor.float() for tensor in given]):
+        arguments = batch([InstanceData(bboxes=tensors[2], labels=instances[0].labels)], [tensors[0]], [tensors[1]])
+        results.append(BatchSimOTAAssigner().assign_batch(*arguments[:2], priors(), *arguments[2:]))
+    assert torch.equal(results[0].gt_inds, results[1].gt_inds)
+    assert results[0].ious.dtype == torch.float32
+
+
+class TestOneImage:
+    """mmdet's own heads may use it, too."""
+
+    @pytest.mark.parametrize('number', [0, 1, 9])
+    def test_result_of_mmdet(self, number):
+        generator = torch.Generator().manual_seed(number)
+        (gt,) = ground_truth([number], 160, generator)
+        boxes, scores = predictions(gt, 160, generator, 'late')
+        instances = InstanceData(bboxes=boxes, scores=scores, priors=priors())
+        ours = TASK_UTILS.build({'type': 'mmext.BatchSimOTAAssigner', 'center_radius': 2.5}).assign(instances, gt)
+        theirs = SimOTAAssigner(center_radius=2.5).assign(instances, gt)
+        assert ours.num_gts == theirs.num_gts
+        for name in ('gt_inds', 'max_overlaps', 'labels'):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        'arguments',
+        [{'center_radius': 0}, {'candidate_topk': 0}, {'iou_weight': -1.0}, {'cls_weight': '1'}, {'max_bytes': 0}],
+    )
+    def test_out_of_range(self, arguments):
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            BatchSimOTAAssigner(**arguments)
+
+    def test_another_calculator(self):
+        with pytest.raises(ValueError, match=r'BboxOverlaps2D_GLIP.* use mmdet\.SimOTAAssigner'):
+            BatchSimOTAAssigner(iou_calculator={'type': 'BboxOverlaps2D_GLIP'})
+        assert BatchSimOTAAssigner(iou_calculator={'type': 'mmdet.BboxOverlaps2D'})
+
+    @pytest.mark.parametrize('arguments', [{'iou_weight': 1.0, 'cls_weight': 2.0}, {'center_radius': 1.5}])
+    def test_reach_the_assignment(self, arguments):
+        generator = torch.Generator().manual_seed(0)
+        (gt,) = ground_truth([6], 160, generator)
+        boxes, scores = predictions(gt, 160, generator, 'early')
+        instances = InstanceData(bboxes=boxes, scores=scores, priors=priors())
+        expected = SimOTAAssigner(**arguments).assign(instances, gt).gt_inds
+        assert torch.equal(BatchSimOTAAssigner(**arguments).assign(instances, gt).gt_inds, expected)
+        assert not torch.equal(SimOTAAssigner().assign(instances, gt).gt_inds, expected)
