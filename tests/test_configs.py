@@ -92,6 +92,8 @@ def test_a_root_has_mmdet_stock_losses(dataset):
     root = Config.fromfile(ROOT / 'configs' / 'yolox' / f'{ROOTS[dataset]}.py').model.bbox_head
     stock = Config.fromfile(stock_config()).model.bbox_head
     assert root.type == 'mmext.YOLOXHead'
+    assigner = Config.fromfile(ROOT / 'configs' / 'yolox' / f'{ROOTS[dataset]}.py').model.train_cfg.assigner
+    assert assigner == {'type': 'mmext.BatchSimOTAAssigner', 'center_radius': 2.5}
     for loss in ('loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1'):
         assert root[loss] == stock[loss]
 

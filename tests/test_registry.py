@@ -62,3 +62,11 @@ def test_registries_are_children_of_the_root():
     for name, node in nodes.items():
         assert node.parent is getattr(root, name)
         assert node.scope == 'mmext'
+
+
+def test_the_assigner_is_found_from_a_fresh_process():
+    script = (
+        'from mmdet.registry import TASK_UTILS\n'
+        'print(type(TASK_UTILS.build(dict(type="mmext.BatchSimOTAAssigner", center_radius=2.5))))'
+    )
+    assert 'mmext.assigners.sim_ota.BatchSimOTAAssigner' in run(sys.executable, '-c', script).stdout

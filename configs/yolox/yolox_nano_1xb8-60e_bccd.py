@@ -33,7 +33,10 @@ tta_pipeline = [
         ]),
 ]
 
-model = dict(data_preprocessor=dict(batch_augments=None), bbox_head=dict(type='mmext.YOLOXHead', num_classes=3))
+model = dict(
+    data_preprocessor=dict(batch_augments=None),
+    bbox_head=dict(type='mmext.YOLOXHead', num_classes=3),
+    train_cfg=dict(assigner=dict(type='mmext.BatchSimOTAAssigner')))
 
 val_dataset = dict(**dataset, ann_file='annotations/val.json', test_mode=True, pipeline=test_pipeline)
 train_dataloader = dict(

@@ -33,7 +33,7 @@ model = dict(
     backbone=dict(use_depthwise=False),
     neck=dict(use_depthwise=False),
     bbox_head=dict(type='mmext.YOLOXHead', num_classes=3, use_depthwise=False),
-)
+    train_cfg=dict(assigner=dict(type='mmext.BatchSimOTAAssigner')))
 
 train_dataset = dict(
     **dataset, data_prefix=dict(img='train/'), ann_file='annotations/train.json', pipeline=train_pipeline

@@ -79,6 +79,7 @@ class YOLOXHead(MMDetYOLOXHead):
         self.obj_target = obj_target
         self.cls_target = cls_target
         self.softmax = not getattr(self.loss_cls, 'use_sigmoid', True)
+        self._known_priors: dict[tuple, Tensor] = {}
         self._check_losses()
 
     def _check_losses(self) -> None:
@@ -131,21 +132,28 @@ class YOLOXHead(MMDetYOLOXHead):
         priors = self._priors(bbox_preds)
         cls_preds, offsets, objectness = (_flatten(levels) for levels in (cls_scores, bbox_preds, objectnesses))
         offsets = offsets.to(priors.dtype)
-        boxes = self._bbox_decode(priors, offsets)
         ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
         assign = self._assign_batch if isinstance(self.assigner, BatchSimOTAAssigner) else self._assign_each
-        positives = assign(priors, self._scores(cls_preds, objectness), boxes.detach(), batch_gt_instances, ignored)
+        positives = assign(
+            priors, self._scores(cls_preds, objectness), _decode(priors, offsets.detach()), batch_gt_instances, ignored
+        )
         # Averaged over the ranks, as YOLOX does; mmdet: better on COCO.
         num_positive = reduce_mean(positives.mask.sum(dtype=priors.dtype)).clamp(min=1)
-        pick, owned = positives.pick, positives.owned
+        owned = positives.owned
+        own_offsets, own_priors = positives.pick(offsets), positives.pick(priors.expand_as(offsets))
 
         losses = dict(
             loss_cls=self._loss(
-                self.loss_cls, pick(cls_preds), self._cls_target(positives), num_positive, owned, self._nothing
+                self.loss_cls,
+                positives.pick(cls_preds),
+                self._cls_target(positives),
+                num_positive,
+                owned,
+                self._no_class,
             ),
             loss_bbox=self._loss(
                 self.loss_bbox,
-                pick(boxes),
+                _decode(own_priors, own_offsets),
                 positives.boxes,
                 num_positive,
                 owned,
@@ -157,9 +165,8 @@ class YOLOXHead(MMDetYOLOXHead):
             ),
         )
         if self.use_l1:
-            target = torch.zeros_like(positives.boxes)
-            target = self._get_l1_target(target, positives.boxes, pick(priors.expand_as(boxes)))
-            losses['loss_l1'] = self._loss(self.loss_l1, pick(offsets), target, num_positive, owned, _same)
+            target = self._get_l1_target(torch.zeros_like(positives.boxes), positives.boxes, own_priors)
+            losses['loss_l1'] = self._loss(self.loss_l1, own_offsets, target, num_positive, owned, _no_offset)
         return losses
 
     @staticmethod
@@ -202,7 +209,7 @@ class YOLOXHead(MMDetYOLOXHead):
             return loss(pred, target, **context) / num_positive
         return loss(pred, target, avg_factor=num_positive, **context)
 
-    def _nothing(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _no_class(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Logits that are certain of their target: that of no class, or the label."""
         if self.cls_target != 'label':
             return torch.full_like(pred, -CERTAIN), torch.zeros_like(target)
@@ -320,12 +327,15 @@ class YOLOXHead(MMDetYOLOXHead):
         return logits.softmax(dim).logit() if self.softmax else logits
 
     def _priors(self, levels: Sequence[Tensor]) -> Tensor:
-        """Corner and stride of each prior, (A, 4), in float32 or wider."""
+        """Corner and stride of each prior, (A, 4), in float32 or wider; made once for each size of the input."""
         dtype = torch.promote_types(levels[0].dtype, torch.float32)
-        sizes = [level.shape[2:] for level in levels]
-        return torch.cat(
-            self.prior_generator.grid_priors(sizes, dtype=dtype, device=levels[0].device, with_stride=True)
-        )
+        sizes = tuple(level.shape[2:] for level in levels)
+        key = sizes, dtype, levels[0].device
+        if key not in self._known_priors:
+            self._known_priors[key] = torch.cat(
+                self.prior_generator.grid_priors(sizes, dtype=dtype, device=levels[0].device, with_stride=True)
+            )
+        return self._known_priors[key]
 
     def _bbox_post_process(
         self, results: InstanceData, cfg, rescale: bool = False, with_nms: bool = True, img_meta: dict | None = None
@@ -338,6 +348,14 @@ class YOLOXHead(MMDetYOLOXHead):
 def _flatten(levels: Sequence[Tensor]) -> Tensor:
     """(B, C, H, W) of each level -> (B, A, C), in memory (B, C, A): so the copy has long rows."""
     return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
+def _decode(priors: Tensor, offsets: Tensor) -> Tensor:
+    """Boxes (x1, y1, x2, y2) from priors (corner and stride) and offsets (..., 4), as mmdet decodes them."""
+    corner, stride = priors.split(2, dim=-1)
+    shift, log_side = offsets.split(2, dim=-1)
+    centre, half = shift * stride + corner, log_side.exp() * stride / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def _centres(priors: Tensor) -> Tensor:
@@ -374,6 +392,7 @@ def _unit_box(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return box, box
 
 
-def _same(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _no_offset(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Offsets that are what they should be."""
-    return torch.zeros_like(pred), torch.zeros_like(target)
+    zeros = torch.zeros_like(target)
+    return zeros, zeros
