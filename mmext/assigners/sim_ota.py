@@ -35,14 +35,17 @@ class BatchAssignment(NamedTuple):
     """Which slots own their prior, (B, S)."""
 
 
+def corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 4) -> the upper left and the lower right corners, (2, ...) each: operations on x and y go as one."""
+    return boxes.movedim(-1, 0).contiguous().split(2)
+
+
 def pairwise_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
     """The IoU of every box (B, A, 4) with every box of the ground truth (B, G, 4), as mmdet computes it; (B, G, A)."""
-    x1, y1, x2, y2 = boxes.transpose(1, 2).contiguous().unsqueeze(2).unbind(1)
-    gt_x1, gt_y1, gt_x2, gt_y2 = gt_boxes.unsqueeze(2).unbind(-1)
-    width = (torch.minimum(x2, gt_x2) - torch.maximum(x1, gt_x1)).clamp_(min=0)
-    height = (torch.minimum(y2, gt_y2) - torch.maximum(y1, gt_y1)).clamp_(min=0)
+    (low, high), (gt_low, gt_high) = corners(boxes.unsqueeze(1)), corners(gt_boxes.unsqueeze(2))
+    width, height = (torch.minimum(high, gt_high) - torch.maximum(low, gt_low)).clamp_(min=0)
     overlap = width.mul_(height)
-    area, gt_area = (x2 - x1) * (y2 - y1), (gt_x2 - gt_x1) * (gt_y2 - gt_y1)
+    area, gt_area = ((upper - lower).prod(0) for lower, upper in ((low, high), (gt_low, gt_high)))
     union = (area + gt_area).sub_(overlap).clamp_(min=EPS_UNION)
     return overlap.div_(union)
 
@@ -171,30 +174,32 @@ class BatchSimOTAAssigner(BaseAssigner):
         self, boxes: Tensor, scores: Tensor, gt_boxes: Tensor, gt_labels: Tensor, gt_mask: Tensor, priors: Tensor
     ) -> BatchAssignment:
         ious = pairwise_iou(boxes, gt_boxes)
-        valid, both = self._regions(priors, gt_boxes, gt_mask)
+        either, both = self._regions(priors, gt_boxes)
+        real = gt_mask.unsqueeze(2)
+        valid = either.logical_and_(real).any(1, keepdim=True) & real
         cost = self._class_cost(scores, gt_labels).mul_(self.cls_weight)
+        # Rounded after each step, as mmdet's: an `alpha` here would be fused.
         cost.add_((ious + EPS_IOU).log_().mul_(-self.iou_weight)).add_(both.logical_not_(), alpha=OUTSIDE)
-        cost.masked_fill_(~valid.unsqueeze(1) | ~gt_mask.unsqueeze(2), float('inf'))
+        cost = torch.where(valid, cost, float('inf'))
 
         topk = min(self.candidate_topk, ious.shape[-1])
-        highest = (ious * valid.unsqueeze(1)).topk(topk).values
+        highest = (ious * valid).topk(topk).values
         # Summed over the first dimension, in mmdet's order: the sum is cut to an integer.
-        number = highest.flatten(0, 1).t().contiguous().sum(0).int().clamp_(min=1).view_as(gt_mask)
+        number = highest.flatten(0, 1).t().contiguous().sum(0).int().clamp_(min=1).view_as(real)
         lowest, candidates = cost.topk(topk, largest=False)
-        taken = (torch.arange(topk, device=cost.device) < number.unsqueeze(-1)) & lowest.isfinite()
+        taken = (torch.arange(topk, device=cost.device) < number) & (lowest < float('inf'))
         return self._resolve(cost, ious, candidates.flatten(1), taken.flatten(1), topk)
 
-    def _regions(self, priors: Tensor, gt_boxes: Tensor, gt_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Which priors lie in any box or centre region, (B, A); and in both of which box, (B, G, A)."""
-        x, y, stride_x, stride_y = priors.t().contiguous().unbind(0)
-        x1, y1, x2, y2 = gt_boxes.unsqueeze(2).unbind(-1)
-        in_box = (x > x1).logical_and_(y > y1).logical_and_(x < x2).logical_and_(y < y2)
-        reach_x, reach_y = self.center_radius * stride_x, self.center_radius * stride_y
-        center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
-        in_center = (x > center_x - reach_x).logical_and_(x < center_x + reach_x)
-        in_center.logical_and_(y > center_y - reach_y).logical_and_(y < center_y + reach_y)
-        either = (in_box | in_center).logical_and_(gt_mask.unsqueeze(2))
-        return either.any(1), in_box.logical_and_(in_center)
+    def _regions(self, priors: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Which priors lie in which box or its centre region, and which in both, (B, G, A)."""
+        place, stride = priors.t().contiguous().view(2, 2, 1, 1, -1)
+        low, high = corners(gt_boxes.unsqueeze(2))
+        reach, centre = self.center_radius * stride, (low + high) / 2
+        in_box = (place > low).logical_and_(place < high)
+        in_center = (place > centre - reach).logical_and_(place < centre + reach)
+        (x_in_box, y_in_box), (x_in_center, y_in_center) = in_box, in_center
+        in_box, in_center = x_in_box.logical_and_(y_in_box), x_in_center.logical_and_(y_in_center)
+        return in_box | in_center, in_box & in_center
 
     @staticmethod
     def _class_cost(scores: Tensor, gt_labels: Tensor) -> Tensor:
@@ -211,20 +216,18 @@ class BatchSimOTAAssigner(BaseAssigner):
     @staticmethod
     def _resolve(cost: Tensor, ious: Tensor, slots: Tensor, taken: Tensor, topk: int) -> BatchAssignment:
         """Give each prior that was taken to one box, and to one of the slots that hold it."""
-        numbers = torch.arange(slots.shape[1], device=slots.device)
+        number = slots.shape[1]
+        indices = torch.arange(number, device=slots.device)
         nothing = slots.new_zeros(cost.shape[0], cost.shape[2])
         times = nothing.scatter_add(1, slots, taken.long())
-        taker = nothing.scatter_add(1, slots, (numbers // topk) * taken)
+        owner = (nothing + number).scatter_reduce(1, slots, torch.where(taken, indices, number), 'amin')
         # A prior taken more than once goes to the cheapest of all boxes, be it one that did not take it.
-        gt_inds = torch.where(times > 1, cost.argmin(1), taker)
+        gt_inds = torch.where(times > 1, cost.argmin(1), owner.clamp(max=number - 1) // topk)
         positive = times > 0
-        owner = torch.full_like(nothing, slots.shape[1]).scatter_reduce(
-            1, slots, torch.where(taken, numbers, slots.shape[1]), 'amin'
-        )
         return BatchAssignment(
             positive,
-            gt_inds,
+            gt_inds.mul_(positive),
             ious.gather(1, gt_inds.unsqueeze(1)).squeeze(1).mul_(positive),
             slots,
-            taken & (owner.gather(1, slots) == numbers),
+            taken & (owner.gather(1, slots) == indices),
         )

@@ -1,7 +1,9 @@
 """mmdet's YOLOX head, feeding its losses what they need."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -63,6 +65,8 @@ class YOLOXHead(MMDetYOLOXHead):
             predicted box with its target.
         cls_target: The target of the classes: `'iou'`, one-hot times that IoU, YOLOX's own; `'hard'`, one-hot; or
             `'label'`, the integer label, which a softmax needs.
+        compile: Compile all that follows the ground truth to one graph, with `BatchSimOTAAssigner`. The number of
+            boxes is padded to 8, 16, 32 and so on, so that each size of the input is compiled a few times, at first.
         **kwargs: mmdet's.
 
     Raises:
@@ -70,7 +74,7 @@ class YOLOXHead(MMDetYOLOXHead):
             softmax for the objectness.
     """
 
-    def __init__(self, *args, obj_target: str = 'hard', cls_target: str = 'iou', **kwargs):
+    def __init__(self, *args, obj_target: str = 'hard', cls_target: str = 'iou', compile: bool = False, **kwargs):
         # The arguments are mmdet's, so a type without a scope is mmdet's, whichever config file it was written in.
         with DefaultScope.overwrite_default_scope('mmdet'):
             super().__init__(*args, **kwargs)
@@ -78,6 +82,7 @@ class YOLOXHead(MMDetYOLOXHead):
         check_choice(self, 'bbox_head.cls_target', cls_target, CLS_TARGETS)
         self.obj_target = obj_target
         self.cls_target = cls_target
+        self.compiled = compile
         self.softmax = not getattr(self.loss_cls, 'use_sigmoid', True)
         self._known_priors: dict[tuple, Tensor] = {}
         self._check_losses()
@@ -130,13 +135,37 @@ class YOLOXHead(MMDetYOLOXHead):
             batch_gt_instances_ignore: Boxes to ignore, for the assigner.
         """
         priors = self._priors(bbox_preds)
+        outputs = cls_scores, bbox_preds, objectnesses
+        if isinstance(self.assigner, BatchSimOTAAssigner):
+            losses = _compiled_losses() if self.compiled else YOLOXHead._batch_losses
+            return losses(self, priors, *outputs, pad(batch_gt_instances, priors, in_buckets=self.compiled))
+        ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
+        return self._losses(priors, *outputs, partial(self._assign_each, batch_gt_instances, ignored))
+
+    def _batch_losses(
+        self,
+        priors: Tensor,
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor],
+        objectnesses: Sequence[Tensor],
+        ground_truth: tuple[Tensor, Tensor, Tensor],
+    ) -> dict[str, Tensor]:
+        """The losses from tensors alone, by the batch's assigner: what is compiled."""
+        return self._losses(priors, cls_scores, bbox_preds, objectnesses, partial(self._assign_batch, ground_truth))
+
+    def _losses(
+        self,
+        priors: Tensor,
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor],
+        objectnesses: Sequence[Tensor],
+        assign: Callable[[Tensor, Tensor, Tensor], Positives],
+    ) -> dict[str, Tensor]:
+        """The losses of a batch whose positives `assign` finds, from priors, scores and boxes."""
         cls_preds, offsets, objectness = (_flatten(levels) for levels in (cls_scores, bbox_preds, objectnesses))
         offsets = offsets.to(priors.dtype)
-        ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
-        assign = self._assign_batch if isinstance(self.assigner, BatchSimOTAAssigner) else self._assign_each
-        positives = assign(
-            priors, self._scores(cls_preds, objectness), _decode(priors, offsets.detach()), batch_gt_instances, ignored
-        )
+        with torch.no_grad():
+            positives = assign(priors, self._scores(cls_preds, objectness), _decode(priors, offsets))
         # Averaged over the ranks, as YOLOX does; mmdet: better on COCO.
         num_positive = reduce_mean(positives.mask.sum(dtype=priors.dtype)).clamp(min=1)
         owned = positives.owned
@@ -224,28 +253,21 @@ class YOLOXHead(MMDetYOLOXHead):
 
     def _scores(self, cls_preds: Tensor, objectness: Tensor) -> Tensor:
         """The scores that are assigned by, (B, A, C), in float32, which is what mmdet's assigner knows."""
-        cls_preds = self._sigmoid_logits(cls_preds.detach().float(), dim=-1)
-        return cls_preds.sigmoid().mul_(objectness.detach().float().sigmoid()).sqrt_()
+        cls_preds = self._sigmoid_logits(cls_preds.float(), dim=-1)
+        return cls_preds.sigmoid().mul_(objectness.float().sigmoid()).sqrt_()
 
-    @torch.no_grad()
     def _assign_batch(
-        self,
-        priors: Tensor,
-        scores: Tensor,
-        boxes: Tensor,
-        instances: Sequence[InstanceData],
-        ignored: Sequence[InstanceData | None],
+        self, ground_truth: tuple[Tensor, Tensor, Tensor], priors: Tensor, scores: Tensor, boxes: Tensor
     ) -> Positives:
         """The positives by mmext's assigner: tensors of a fixed shape for as many boxes, and no host sync.
 
         Args:
+            ground_truth: Boxes, labels and mask; see :func:`pad`.
             priors: Corner and stride of each prior, (A, 4).
             scores: What is assigned by, (B, A, C).
             boxes: Decoded boxes, (B, A, 4).
-            instances: The ground truth of each image.
-            ignored: Its boxes to ignore, which SimOTA does not read.
         """
-        gt_boxes, gt_labels, gt_mask = pad(instances, boxes)
+        gt_boxes, gt_labels, gt_mask = ground_truth
         result = self.assigner.assign_batch(boxes, scores, _centres(priors), gt_boxes, gt_labels, gt_mask)
         gt_inds = result.gt_inds.gather(1, result.slots)
 
@@ -262,16 +284,23 @@ class YOLOXHead(MMDetYOLOXHead):
             all_ious=result.ious,
         )
 
-    @torch.no_grad()
     def _assign_each(
         self,
+        instances: Sequence[InstanceData],
+        ignored: Sequence[InstanceData | None],
         priors: Tensor,
         scores: Tensor,
         boxes: Tensor,
-        instances: Sequence[InstanceData],
-        ignored: Sequence[InstanceData | None],
     ) -> Positives:
-        """The positives by the assigner of `train_cfg`, image by image; the arguments are those of `_assign_batch`."""
+        """The positives by the assigner of `train_cfg`, image by image.
+
+        Args:
+            instances: The ground truth of each image.
+            ignored: Its boxes to ignore.
+            priors: Corner and stride of each prior, (A, 4).
+            scores: What is assigned by, (B, A, C).
+            boxes: Decoded boxes, (B, A, 4).
+        """
         centres = _centres(priors).float()
         results = [
             self.assigner.assign(
@@ -363,27 +392,37 @@ def _centres(priors: Tensor) -> Tensor:
     return torch.cat([priors[:, :2] + priors[:, 2:] * 0.5, priors[:, 2:]], dim=-1)
 
 
-def pad(instances: Sequence[InstanceData], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pad(instances: Sequence[InstanceData], like: Tensor, in_buckets: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """The ground truth of a batch, padded to G, the highest number of boxes of an image, without a host sync.
 
     Args:
         instances: `bboxes` (n, 4) and `labels` (n,) of each image.
-        like: A tensor of the type that the boxes are to have.
+        like: A tensor of the type and device that the boxes are to have.
+        in_buckets: Raise G to 8, 16, 32 and so on, so that few shapes occur.
 
     Returns:
         The boxes (B, G, 4), the labels (B, G), and which of them are real (B, G).
     """
     numbers = [len(each) for each in instances]
-    firsts = list(accumulate(numbers, initial=0))
+    width = max(numbers)
+    if in_buckets and width:
+        width = max(8, 2 ** math.ceil(math.log2(width)))
     rows = [
-        [first + index if index < number else -1 for index in range(max(numbers))]
-        for first, number in zip(firsts, numbers)
+        [first + index if index < number else -1 for index in range(width)]
+        for first, number in zip(accumulate(numbers, initial=0), numbers)
     ]
     rows = torch.tensor(rows, dtype=torch.long).to(like.device, non_blocking=True)
     index = rows.clamp(min=0).flatten()
     boxes = torch.cat([each.bboxes for each in instances]).to(like.dtype).index_select(0, index)
     labels = torch.cat([each.labels for each in instances]).long().index_select(0, index)
     return boxes.view(*rows.shape, 4), labels.view(rows.shape), rows >= 0
+
+
+@cache
+def _compiled_losses() -> Callable[..., dict[str, Tensor]]:
+    """`_batch_losses` as one graph for each size of the input and bucket of boxes, of which there are many."""
+    compiled = torch.compile(YOLOXHead._batch_losses, fullgraph=True, dynamic=False)
+    return torch._dynamo.config.patch(recompile_limit=256)(compiled)
 
 
 def _unit_box(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,20 +16,21 @@ def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.to(dtype) for tensor in tensors)
 
 
-def power(base: Tensor, exponent: float) -> Tensor:
+def power(base: Tensor, exponent: float, up_to_1: bool = False) -> Tensor:
     """`base**exponent` for `base >= 0` and `exponent >= 0`, finite, with a gradient that is finite at 0, too.
 
     An exponent below 1 has an infinite slope at 0, where any rounding error of the base would become a large gradient:
     a base below the resolution of its type counts as 0 there, and has no gradient. So does a base below 0, the
-    rounding error of a difference that cannot be negative. A base whose power would overflow saturates.
+    rounding error of a difference that cannot be negative. A base whose power would overflow saturates. `up_to_1`
+    promises that the base is in [0, 1], and saves those checks.
     """
     info = torch.finfo(base.dtype)
     if exponent == 0:
         return torch.ones_like(base)
-    if exponent == 1:
-        return base.clamp(min=0)
-    if exponent > 1:
-        return base.clamp(min=0, max=info.max ** (0.5 / exponent)).pow(exponent)
+    if exponent >= 1:
+        if not up_to_1:
+            base = base.clamp(min=0, max=None if exponent == 1 else info.max ** (0.5 / exponent))
+        return base if exponent == 1 else base.pow(exponent)
     return torch.where(base > info.eps, base.clamp(min=info.eps).pow(exponent), 0.0)
 
 
@@ -126,7 +127,7 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
             loss = loss.mean()
         elif reduction != 'none':
             loss = loss.sum()
-        return self.loss_weight * loss
+        return loss if self.loss_weight == 1 else self.loss_weight * loss
 
     def _fit(self, weight: Tensor, loss: Tensor) -> Tensor:
         """`weight` in a shape that multiplies `loss`: of its shape, of its rows, or flattened."""

@@ -8,17 +8,25 @@ from torch import Tensor
 from .base import wide
 
 
-class _FromHalf(torch.autograd.Function):
-    """float16 to float32, with a gradient that saturates at float16's range instead of overflowing."""
+class _Coordinates(torch.autograd.Function):
+    """Coordinates in float32 or wider that saturate, so that no product of four overflows.
+
+    The gradient passes as it is; that of float16 saturates at float16's range instead of overflowing.
+    """
 
     @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
-        return tensor.float()
+    def forward(ctx, boxes: Tensor) -> Tensor:
+        ctx.dtype = boxes.dtype
+        (boxes,) = wide(boxes)
+        limit = torch.finfo(boxes.dtype).max ** 0.25 / 4
+        return boxes.clamp(-limit, limit)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        limit = torch.finfo(torch.float16).max
-        return gradient.clamp(-limit, limit).half()
+        if ctx.dtype == torch.float16:
+            limit = torch.finfo(torch.float16).max
+            gradient = gradient.clamp(-limit, limit)
+        return gradient.to(ctx.dtype)
 
 
 class Lazy:
@@ -67,15 +75,14 @@ class BoxPair:
                 f'of shapes {tuple(pred.shape)} and {tuple(target.shape)}'
             )
         self.eps = eps
-        pred, target = wide(*(_FromHalf.apply(box) if box.dtype == torch.float16 else box for box in (pred, target)))
-        limit = torch.finfo(pred.dtype).max ** 0.25 / 4
-        self.top_left, self.bottom_right = self._corners(pred.clamp(-limit, limit))
-        self.target_top_left, self.target_bottom_right = self._corners(target.clamp(-limit, limit))
+        pred, target = wide(_Coordinates.apply(pred), _Coordinates.apply(target))
+        self.top_left, self.bottom_right = self._corners(pred)
+        self.target_top_left, self.target_bottom_right = self._corners(target)
 
     @staticmethod
     def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
         top_left, bottom_right = boxes.split(2, dim=-1)
-        return top_left, torch.maximum(top_left, bottom_right)
+        return top_left, torch.where(bottom_right >= top_left, bottom_right, top_left)
 
     @Lazy
     def wh(self) -> Tensor:
@@ -103,8 +110,7 @@ class BoxPair:
     @Lazy
     def iou(self) -> Tensor:
         """Intersection over union in [0, 1], (...)."""
-        iou = self.ratio(self.intersection, self.union)
-        return torch.where(self.union < self.eps, torch.zeros_like(iou), iou)
+        return self.ratio(self.intersection, self.union) * (self.union >= self.eps)
 
     @Lazy
     def enclose_wh(self) -> Tensor:

@@ -155,7 +155,8 @@ class WiseFocus(Focus):
         if weight is None:
             counts = torch.ones_like(loss)
         else:
-            counts = (weight.reshape(*loss.shape, -1) > 0).any(-1).to(loss.dtype)
+            counts = weight > 0 if weight.dim() <= loss.dim() else (weight > 0).any(-1)
+            counts = counts.reshape(loss.shape).to(loss.dtype)
         total = torch.stack([(loss * counts).sum(), counts.sum()])
         if self.sync:
             all_reduce(total)

@@ -180,7 +180,7 @@ def loss_of_pair(
     **of_the_variant: object,
 ) -> Tensor:
     """The formula of :func:`iou_loss`."""
-    loss = 1 - power(overlap(pair, inner_ratio, interval), alpha)
+    loss = 1 - power(overlap(pair, inner_ratio, interval), alpha, up_to_1=True)
     for term in VARIANTS[variant](pair, **of_the_variant):
         loss = loss + power(term, alpha)
     return loss

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
-from mmext.heads import YOLOXHead
+from mmext.heads import YOLOXHead, yolox_head
 from mmext.heads.nms import suppress
+from mmext.testing import OpCounter
 
 CLASSES, CHANNELS, SIZE = 3, 8, 160
 BATCH = ConfigDict(assigner={'type': 'mmext.BatchSimOTAAssigner', 'center_radius': 2.5})
@@ -365,3 +367,97 @@ def test_trains_in_mixed_precision_on_a_gpu():
         losses = head.loss_by_feat(*head([feature.cuda() for feature in features]), instances, metas)
     sum(losses.values()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+OWN = {
+    'loss_cls': {'type': 'mmext.QualityFocalLoss'},
+    'loss_bbox': {'type': 'mmext.IoULoss', 'variant': 'ciou', 'focus': {'type': 'mmext.WiseFocus'}},
+    'loss_obj': {'type': 'mmext.VarifocalLoss'},
+}
+
+
+class TestFixedOperations:
+    """What is launched depends on no value: as many operations for every batch, and the host never waits."""
+
+    @staticmethod
+    def count(boxes, **arguments):
+        head = build('mmext.YOLOXHead', train_cfg=BATCH, **copy.deepcopy(arguments))
+        features, instances, metas = inputs(boxes=boxes)
+        outputs = [[level.detach().requires_grad_() for level in levels] for levels in head(features)]
+        head.loss_by_feat(*outputs, instances, metas)
+        with OpCounter() as counter:
+            sum(head.loss_by_feat(*outputs, instances, metas).values()).backward()
+        assert not counter.syncs
+        return counter.operations.total()
+
+    @pytest.mark.parametrize(
+        ('losses', 'limit'),
+        [
+            ({}, 350),
+            ({**OWN, 'loss_bbox': {'type': 'mmext.IoULoss', 'alpha': 2.0}}, 350),
+            (OWN, 450),
+            (SOFTMAX, 350),
+        ],
+    )
+    def test_same_for_every_batch(self, losses, limit):
+        numbers = [self.count(boxes, **losses) for boxes in ((5, 0, 3), (1, 1), (30,) * 8, (100, 2))]
+        assert len(set(numbers)) == 1
+        assert numbers[0] <= limit
+        # A batch of one image is contiguous either way, and one without boxes has nothing to assign.
+        assert all(self.count(boxes, **losses) <= numbers[0] for boxes in ((9,), (0, 0)))
+
+    def test_mmdet_asks_the_host(self):
+        head = build('mmdet.YOLOXHead')
+        features, instances, metas = inputs()
+        with OpCounter() as counter:
+            head.loss_by_feat(*head(features), instances, metas)
+        assert counter.syncs.total() > 30
+
+    @pytest.mark.gpu
+    def test_no_host_sync_on_a_gpu(self):
+        head = build('mmext.YOLOXHead', train_cfg=BATCH, **copy.deepcopy(OWN)).cuda()
+        features, instances, metas = inputs()
+        instances = [instance.to('cuda') for instance in instances]
+        outputs = head([feature.cuda() for feature in features])
+        head.loss_by_feat(*outputs, instances, metas)
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            sum(head.loss_by_feat(*outputs, instances, metas).values()).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+
+
+class TestCompiled:
+    """`loss_by_feat` as one graph."""
+
+    @pytest.mark.parametrize('losses', [{}, OWN])
+    def test_equals_eager(self, losses, monkeypatch):
+        self.compare(losses, monkeypatch, 'aot_eager')
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize('losses', [{}, OWN, SOFTMAX])
+    def test_code_equals_eager(self, losses, monkeypatch):
+        self.compare(losses, monkeypatch, 'inductor')
+
+    @staticmethod
+    def compare(losses, monkeypatch, backend):
+        monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend=backend))
+        torch.compiler.reset()
+        yolox_head._compiled_losses.cache_clear()
+        graphs = torch._dynamo.utils.counters['stats']
+        heads = [
+            build('mmext.YOLOXHead', train_cfg=BATCH, compile=compiled, **copy.deepcopy(losses))
+            for compiled in (False, True)
+        ]
+        made = []
+        # 5 and 8 boxes are in one bucket, 9 in the next; without boxes there is nothing to assign.
+        for boxes in ((5, 0, 3), (2, 8, 1), (0, 9, 1), (0, 0, 0), (1, 1, 1)):
+            (expected, their_gradients), (ours, our_gradients) = (
+                losses_and_gradients(head, *inputs(boxes=boxes)) for head in heads
+            )
+            assert ours == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            for theirs, own in zip(their_gradients, our_gradients):
+                torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-5)
+            made.append(graphs['unique_graphs'])
+        assert [later - made[0] for later in made] == [0, 0, 1, 2, 2]
+        yolox_head._compiled_losses.cache_clear()

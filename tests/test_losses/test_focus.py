@@ -94,6 +94,8 @@ class TestWise:
     def test_empty_batches_leave_the_mean_alone(self, momentum):
         loss = wise(momentum=momentum).train()
         loss(PRED[:0], TARGET[:0])
+        loss(PRED[:0], TARGET[:0], weight=torch.zeros(0))
+        loss(PRED[:0], TARGET[:0], weight=torch.zeros(0, 4))
         loss(PRED, TARGET, weight=torch.zeros(3))
         assert loss.focus.mean == 1
 
