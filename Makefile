@@ -1,6 +1,8 @@
 # `make` lists the targets. Each sets up what it needs in .venv, once.
 #   SYSTEM_TORCH=1   use the torch of the system's python, as in containers and on clusters
 #   PYTHON=python3   the interpreter that .venv is made with
+#   WHEELHOUSE=wheelhouse   the folder of `make wheelhouse` and `make install-offline`
+#   TARGET_PYTHON=3.11, TARGET_PLATFORM=manylinux_2_28_x86_64   whom it is for (default: a machine like this one)
 #   MAX_JOBS=N       how many compilers build mmcv's operators (default: the number of cores)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -8,16 +10,18 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WHEELHOUSE ?= wheelhouse
 export MAX_JOBS ?= $(shell nproc)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 CONSTRAINTS := requirements/constraints.txt
 SETTINGS := Makefile setup.cfg pyproject.toml tools/setup_env.sh $(CONSTRAINTS)
+TARGET = $(strip $(TARGET_PYTHON:%=--python %) $(TARGET_PLATFORM:%=--platform %) $(if $(SYSTEM_TORCH),--system-torch))
 DEMO_CONFIG := configs/yolox/yolox_nano_recommended_1xb8-9e_shapes.py
 
-.PHONY: help demo test test-slow lint docs ops clean
+.PHONY: help demo test test-slow bench lint docs ops wheelhouse install-offline clean
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run  ## train the recommended losses on drawn shapes, evaluate, draw pictures: minutes on a CPU
 	$(BIN)/python tools/make_shapes.py
@@ -29,6 +33,9 @@ test: $(VENV)/.dev  ## run the tests
 test-slow: $(VENV)/.dev  ## compile every loss to code and compare it with the formula: tens of minutes
 	$(BIN)/python -m pytest -m slow
 
+bench: $(VENV)/.dev  ## measure time, memory, operations and host syncs beside mmdet's: minutes on a CPU
+	$(BIN)/python tools/benchmark.py
+
 lint: $(VENV)/.dev  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,6 +46,12 @@ docs: $(VENV)/.docs  ## draw the curves of the losses and build the pages: docs/
 
 ops:  ## build mmcv's operators anew, past pip's cache: the remedy for a broken set-up
 	tools/setup_env.sh ops
+
+wheelhouse:  ## collect in a folder what a machine without network needs: minutes
+	$(PYTHON) tools/wheelhouse.py "$(WHEELHOUSE)" $(TARGET)
+
+install-offline:  ## set up .venv from that folder, without network
+	@$(MAKE) --no-print-directory $(VENV)/.dev WHEELHOUSE="$(WHEELHOUSE)"
 
 clean:  ## remove .venv and what builds leave behind; data and work_dirs stay
 	rm -rf $(VENV) build dist *.egg-info docs/_build docs/_generated

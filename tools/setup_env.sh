@@ -4,6 +4,7 @@
 #   setup_env.sh dev    and what the tests and the lint need
 #   setup_env.sh docs   and what the pages need
 #   setup_env.sh ops    build mmcv's operators anew, past pip's cache
+# WHEELHOUSE=folder: run, dev and ops from that folder alone (see tools/wheelhouse.py); .venv remembers it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -17,6 +18,36 @@ say() { printf '\n[%s] %s\n' "$(date +%T)" "$*"; }
 fail() {
     printf '\nset-up failed: %s\n' "$*" >&2
     exit 1
+}
+
+# What pip takes, and from where, it is told by its environment variables: so every command below stays as it is.
+use_wheelhouse() {
+    WHEELHOUSE=${WHEELHOUSE:-$(cat $VENV/wheelhouse 2> /dev/null || true)}
+    [ -n "$WHEELHOUSE" ] || return 0
+    [ -f "$WHEELHOUSE/about.txt" ] || fail "there is no wheelhouse in $WHEELHOUSE. Collect one with \`make wheelhouse\` \
+where there is a network and copy it here, or name its folder: make install-offline WHEELHOUSE=folder"
+    local python=$PYTHON made_for platform glibc machine version here libc
+    made_for=$(sed -n 's/^python=//p' "$WHEELHOUSE/about.txt")
+    platform=$(sed -n 's/^platform=//p' "$WHEELHOUSE/about.txt")
+    IFS=_ read -r _ _ glibc machine <<< "$platform"
+    [ ! -x $VENV/bin/python ] || python=$VENV/bin/python
+    read -r version here libc <<< "$("$python" -c \
+        'import platform, sys; print("%d.%d" % sys.version_info[:2], platform.machine(), platform.libc_ver()[1])')"
+    [ "$version" = "$made_for" ] || fail "the wheelhouse $WHEELHOUSE is for Python $made_for, and $python is Python $version. \
+Set up with PYTHON=python$made_for (after \`make clean\` where there is a $VENV), or collect another wheelhouse: \
+\`make wheelhouse TARGET_PYTHON=3.N\`, from 3.10 on"
+    libc=${libc#*.}
+    [ "$here" = "$machine" ] && [ "${libc:-$glibc}" -ge "$glibc" ] || fail "the wheelhouse $WHEELHOUSE is for $platform, \
+and this machine is $here with a C library of 2.${libc:-?}. Collect another with \
+\`make wheelhouse TARGET_PLATFORM=manylinux_2_${libc:-$glibc}_$here\`"
+    WHEELHOUSE=$(cd "$WHEELHOUSE" && pwd)
+    say "installing from $WHEELHOUSE alone"
+    ! grep -q '^torch=system' "$WHEELHOUSE/about.txt" || SYSTEM_TORCH=1
+    # A URL, since pip splits the variable at spaces.
+    export PIP_NO_INDEX=1 PIP_FIND_LINKS="file://${WHEELHOUSE// /%20}"
+    set -E
+    trap 'fail "the lines above say why. Where pip misses a package, collect the wheelhouse anew. Where packages conflict \
+over a numpy 1 of the machine: \`make demo\` works, and the tests need numpy 2"' ERR
 }
 
 make_venv() {
@@ -83,8 +114,13 @@ Run \`make ops\`, which builds them anew, and then again what you ran."
 }
 
 case "${1:-}" in
+run | dev | ops) use_wheelhouse ;;
+esac
+
+case "${1:-}" in
 run)
     make_venv
+    [ -z "$WHEELHOUSE" ] || echo "$WHEELHOUSE" > $VENV/wheelhouse
     install_torch
     install_mmcv
     install_torchvision
@@ -109,7 +145,7 @@ ops)
     say "mmcv's operators are there"
     ;;
 *)
-    sed -n 's/^# \{0,1\}//p' "$0" | head -5
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

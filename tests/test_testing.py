@@ -1,0 +1,81 @@
+"""What is counted as an operation, a view and a host sync."""
+
+import pytest
+import torch
+
+from mmext.testing import OpCounter
+
+
+def test_counts_operations_views_and_syncs():
+    x = torch.ones(2, 3)
+    with OpCounter() as counter:
+        y = x.view(6) * 2
+        y.add_(1)
+        y.unsqueeze(0).sum().item()
+    # item() copies a number to the host.
+    assert counter.operations == {'mul': 1, 'add_': 1, 'sum': 1, '_local_scalar_dense': 1}
+    assert counter.views == {'view': 1, 'unsqueeze': 1}
+    assert counter.syncs == {'_local_scalar_dense': 1}
+
+
+def test_counts_the_backward():
+    x = torch.ones(3, requires_grad=True)
+    loss = (x * x).sum()
+    with OpCounter() as counter:
+        torch.autograd.grad(loss, x)
+    assert counter.operations == {'ones_like': 1, 'mul': 2, 'add': 1}
+    assert counter.views == {'expand': 1}
+
+
+def test_an_allocation_is_no_operation():
+    with OpCounter() as counter:
+        torch.empty(3)
+        torch.empty_like(torch.empty(2))
+        torch.ones(2, 2, 2) @ torch.ones(2, 2)
+    assert counter.operations == {'ones': 2, 'mm': 1}
+
+
+MASK, X = torch.tensor([True, False, True]), torch.arange(3.0)
+
+
+@pytest.mark.parametrize(
+    'function, name',
+    [
+        (lambda x: bool((x > 1).any()), '_local_scalar_dense'),
+        (lambda x: x.nonzero(), 'nonzero'),
+        (lambda x: x.unique(), '_unique2'),
+        (lambda x: x[MASK], 'index'),
+        (lambda x: x.masked_select(MASK), 'masked_select'),
+        (lambda x: x.__setitem__(MASK, torch.ones(2)), 'index_put_'),
+        (lambda x: x.equal(X), 'equal'),
+    ],
+)
+def test_waits_for_a_value(function, name):
+    with OpCounter() as counter:
+        function(X.clone())
+    assert counter.syncs == {name: 1}
+
+
+@pytest.mark.parametrize(
+    'function',
+    [
+        lambda x: x.__setitem__(MASK, 1.0),
+        lambda x: x[torch.tensor([0, 2])],
+        lambda x: x.__setitem__(torch.tensor([0, 2]), torch.ones(2)),
+        lambda x: x.masked_fill(MASK, 0),
+        lambda x: torch.where(MASK, x, 0).topk(2).values,
+        lambda x: x.gather(0, torch.tensor([0])),
+    ],
+)
+def test_waits_for_nothing(function):
+    with OpCounter() as counter:
+        function(X.clone())
+    assert not counter.syncs
+
+
+def test_the_gradient_of_a_mask_waits():
+    x = X.clone().requires_grad_()
+    loss = x[MASK].sum()
+    with OpCounter() as counter:
+        loss.backward()
+    assert counter.syncs.total() == 1

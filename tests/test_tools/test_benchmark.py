@@ -1,0 +1,201 @@
+"""The benchmark measures every case, and notices outputs that differ."""
+
+import csv
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from conftest import load_tool
+
+from mmext.heads import YOLOXHead
+
+cases = load_tool('benchmark_cases')
+benchmark = load_tool('benchmark')
+SIZES = ('--device', 'cpu', '--size', '64', '--classes', '3', '--batch', '2', '--boxes', '3', '--repeats', '2')
+SETTING = cases.Setting(
+    'cpu', torch.float32, batch=1, boxes=1, size=128, classes=1, late=True, model='nano', providers=('mmext',)
+)
+
+
+def measure(folder, *options):
+    status = benchmark.main([*SIZES, '--out', str(folder), *options])
+    with (folder / 'benchmark.csv').open(newline='') as file:
+        return status, list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize('case', benchmark.CASES)
+def test_every_case(case, tmp_path, capsys):
+    status, rows = measure(tmp_path, case)
+    output = capsys.readouterr().out
+    assert status == 0, output
+    assert output.endswith("all outputs agree with mmdet's in float32\n")
+    assert {row['provider'] for row in rows} >= {'mmdet', 'mmext'}
+    assert (tmp_path / 'benchmark.png').read_bytes()[:4] == b'\x89PNG'
+    for row in rows:
+        assert row['case'] == case
+        assert 0 < float(row['ms_q25']) <= float(row['ms']) <= float(row['ms_q75'])
+        assert row['provider'] != 'mmdet' or float(row['ratio_to_mmdet']) == 1
+        assert bool(row['images_per_s']) is (case == 'step')
+        assert bool(row['gb_per_s']) is bool(row['share_of_copy']) is (case != 'step')
+        assert int(row['operations']) > 0
+        assert float(row['peak_mib']) > 0
+        assert row['warned_syncs'] == ''
+        assert row['torch'] == torch.__version__
+        assert row['threads'] == str(torch.get_num_threads())
+        if case in ('assigner', 'loss_by_feat') and row['provider'] != 'mmdet':
+            assert row['syncs'] == '0'
+
+
+def test_a_case_goes_once_over_what_it_does_not_depend_on(tmp_path):
+    _, rows = measure(tmp_path, 'focal', 'iou', '--boxes', '1', '3', '--dtype', 'fp32', 'bf16')
+    mmext = [(row['case'], row['dtype'], row['boxes']) for row in rows if row['provider'] == 'mmext']
+    assert mmext == [('focal', 'fp32', ''), ('focal', 'bf16', ''), ('iou', 'fp32', '1'), ('iou', 'fp32', '3')]
+
+
+@pytest.mark.parametrize('options', [('--boxes', '0'), ('--dtype', 'bf16'), ('--stage', 'early')])
+def test_other_settings(options, tmp_path, capsys):
+    status, rows = measure(tmp_path, 'assigner', 'loss_by_feat', *options)
+    assert status == 0, capsys.readouterr().out
+    assert len(rows) == 5
+
+
+def test_skips_what_cannot_be_measured(tmp_path, capsys):
+    status, rows = measure(tmp_path, 'step', 'giou', '--dtype', 'fp16', '--boxes', '0')
+    output = capsys.readouterr().out
+    assert status == 0
+    assert not rows
+    assert 'step, 2 images, 0 boxes each, fp16: skipped, mixed precision' in output
+    assert 'giou, 2 images, 0 boxes each, fp32: skipped, there is nothing' in output
+
+
+def test_providers(tmp_path, capsys):
+    _, rows = measure(tmp_path, 'loss_by_feat', '--providers', 'mmext_losses')
+    assert [(row['provider'], row['ratio_to_mmdet']) for row in rows] == [('mmext_losses', '')]
+    measure(tmp_path, 'siou', '--providers', 'mmcv')
+    assert 'siou, 2 images, 3 boxes each, fp32: skipped, none of the providers' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_compiled(tmp_path):
+    status, rows = measure(tmp_path, 'focal', 'ciou', '--providers', 'mmdet', 'compiled')
+    assert status == 0
+    assert [(row['provider'], row['operations'] == '') for row in rows] == [('mmdet', False), ('compiled', True)] * 2
+
+
+def doubled(function):
+    """The function, with twice the losses."""
+    return lambda *args, **kwargs: {name: 2 * loss for name, loss in function(*args, **kwargs).items()}
+
+
+@pytest.mark.parametrize('case', ['focal', 'loss_by_feat', 'step'])
+def test_notices_losses_that_differ(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cases.losses, 'FocalLoss', partial(cases.losses.FocalLoss, loss_weight=1.001))
+    monkeypatch.setattr(YOLOXHead, 'loss_by_feat', doubled(YOLOXHead.loss_by_feat))
+    status, rows = measure(tmp_path, case, '--providers', 'mmext')
+    assert status == 1
+    assert len(rows) == 1
+    place = 'focal, 2 images' if case == 'focal' else f'{case}, 2 images, 3 boxes each'
+    assert f'outputs differ:\n{place}, fp32: mmext differs by ' in capsys.readouterr().out
+
+
+def test_notices_an_assigner_that_differs(tmp_path, monkeypatch, capsys):
+    narrow = cases.BatchSimOTAAssigner(center_radius=0.5)
+    monkeypatch.setattr(cases, 'BatchSimOTAAssigner', lambda center_radius: narrow)
+    status, _ = measure(tmp_path, 'assigner')
+    assert status == 1
+    assert 'outputs differ:\nassigner, 2 images, 3 boxes each, fp32: mmext differs by ' in capsys.readouterr().out
+
+
+def compare(value):
+    return cases.compare({'loss': torch.tensor([2.0, 1.0])}, value, tolerance=0.1)
+
+
+def test_compares_with_the_largest_value():
+    assert compare({'loss': torch.tensor([2.0, 1.1])}) == cases.Comparison(pytest.approx(0.05), agrees=True)
+    assert not compare({'loss': torch.tensor([2.0, 1.3])}).agrees
+    assert not compare({'loss': torch.tensor([2.0, math.nan])}).agrees
+    assert not compare({}).agrees
+
+
+@pytest.fixture
+def assignment(monkeypatch):
+    """Of one image: `(boxes, same)`, `same`: every prior predicts its box alike."""
+
+    def make(boxes, same):
+        monkeypatch.setattr(cases, 'random_boxes', lambda number, size, generator: torch.tensor(boxes))
+        if same:
+            monkeypatch.setattr(cases, 'normal', lambda *shape, mean=0.0, **_: torch.full(shape, mean))
+        setting = replace(SETTING, boxes=len(boxes))
+        return cases.Assignment(setting, *cases.predictions(setting))
+
+    return make
+
+
+def swapped(assignment):
+    """mmdet's assignment, and the same with a prior that has a box and one in the middle of it changed for another."""
+    reference = assignment.mmdet()
+    middle = ((assignment.priors[:, :2] - 64).abs() < 16).all(-1) & (assignment.priors[:, 2] == 8)
+    box = reference['box'].clone()
+    taken, free = (box[0] == 0).nonzero()[0, 0], (middle & (box[0] < 0)).nonzero()[0, 0]
+    box[0, [taken, free]] = box[0, [free, taken]]
+    return reference, dict(box=box, iou=reference['iou'])
+
+
+class TestTies:
+    BOX = [32.0, 32.0, 96.0, 96.0]
+
+    def test_at_the_last_place(self, assignment):
+        tied = assignment([self.BOX], same=True)
+        assert tied.compare(*swapped(tied)) == cases.Comparison(0, agrees=True, ties=2)
+
+    def test_another_prior_without_a_tie_differs(self, assignment):
+        untied = assignment([self.BOX], same=False)
+        assert untied.compare(*swapped(untied)) == cases.Comparison(2, agrees=False)
+
+    def test_between_boxes(self, assignment):
+        twins = assignment([self.BOX, self.BOX], same=False)
+        reference = twins.mmdet()
+        others = dict(box=torch.where(reference['box'] == 0, 1, reference['box']), iou=reference['iou'])
+        found = twins.compare(reference, others)
+        assert found.agrees
+        assert found.ties == (reference['box'] == 0).sum() > 0
+
+    def test_another_iou_differs(self, assignment):
+        one = assignment([self.BOX], same=False)
+        reference = one.mmdet()
+        assert not one.compare(reference, dict(reference, iou=reference['iou'] * 0.9)).agrees
+
+    def test_a_loss_may_differ_where_the_assignment_ties(self, monkeypatch):
+        workload = cases.loss_by_feat(replace(SETTING, boxes=3))
+        other = {name: 2 * value for name, value in workload.reference('mmext').items()}
+        assert not workload.compare(workload.reference('mmext'), other).agrees
+        monkeypatch.setattr(cases.Assignment, 'compare', lambda *_: cases.Comparison(0, agrees=True, ties=4))
+        found = workload.compare(workload.reference('mmext'), other)
+        assert found.agrees
+        assert (found.difference, found.ties) == (pytest.approx(1), 4)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (['speed'], 'there is no case speed; there are losses, focal'),
+        (['--size', '100'], '--size must be a multiple of 32, but is 100'),
+        (['--batch', '0'], 'must be at least 1, but is 0'),
+    ],
+)
+def test_refuses(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        measure(tmp_path, *options)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_tells_what_the_columns_mean(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(['--help'])
+    output = capsys.readouterr().out
+    assert 'exit status is\n1 where outputs differ' in output
+    for column in list(benchmark.COLUMNS)[4:]:
+        assert f'\n    {column} ' in output

@@ -1,0 +1,145 @@
+"""Setting up without network: what is collected, and what is said where it does not fit. No test needs a network."""
+
+import os
+import platform
+import subprocess
+import sys
+import venv
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, load_tool
+
+HERE = '.'.join(platform.python_version_tuple()[:2])
+PLATFORM = 'manylinux_2_28_x86_64'
+wheelhouse = load_tool('wheelhouse')
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A copy of the script in a folder of its own: what fails to fail must not set up this checkout."""
+    (tmp_path / 'a checkout' / 'tools').mkdir(parents=True)
+    script = tmp_path / 'a checkout' / 'tools' / 'setup_env.sh'
+    script.write_bytes((ROOT / 'tools' / 'setup_env.sh').read_bytes())
+    return tmp_path / 'a checkout'
+
+
+def set_up(checkout: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    variables = {name: value for name, value in os.environ.items() if name not in ('WHEELHOUSE', 'SYSTEM_TORCH')}
+    return subprocess.run(
+        ['bash', checkout / 'tools' / 'setup_env.sh', *words],
+        env={**variables, 'PYTHON': sys.executable, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def describe(checkout: Path, python: str = HERE, platform_name: str = PLATFORM) -> None:
+    (checkout / 'wheelhouse').mkdir()
+    (checkout / 'wheelhouse' / 'about.txt').write_text(f'python={python}\nplatform={platform_name}\ntorch=included\n')
+
+
+def test_without_a_word_it_prints_its_help(checkout):
+    result = set_up(checkout)
+    assert result.returncode == 2
+    for word in ('run', 'dev', 'docs', 'ops', 'WHEELHOUSE'):
+        assert word in result.stdout
+    assert 'set -euo' not in result.stdout and '#!' not in result.stdout
+
+
+@pytest.mark.parametrize('word', ['run', 'dev', 'ops'])
+def test_no_wheelhouse(checkout, word):
+    result = set_up(checkout, word, WHEELHOUSE='nowhere')
+    assert result.returncode == 1
+    assert 'no wheelhouse in nowhere' in result.stderr and 'make wheelhouse' in result.stderr
+    assert not (checkout / '.venv').exists()
+
+
+def test_a_wheelhouse_for_another_python(checkout):
+    describe(checkout, python='3.99')
+    result = set_up(checkout, 'run', WHEELHOUSE='wheelhouse')
+    assert result.returncode == 1
+    assert 'is for Python 3.99' in result.stderr and f'is Python {HERE}' in result.stderr
+    assert 'PYTHON=python3.99' in result.stderr
+    assert not (checkout / '.venv').exists()
+
+
+@pytest.mark.parametrize('platform_name', ['manylinux_2_28_abacus', f'manylinux_2_999_{platform.machine()}'])
+def test_a_wheelhouse_for_another_platform(checkout, platform_name):
+    describe(checkout, platform_name=platform_name)
+    result = set_up(checkout, 'run', WHEELHOUSE='wheelhouse')
+    assert result.returncode == 1
+    assert f'is for {platform_name}' in result.stderr and f'_{platform.machine()}`' in result.stderr
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='wheelhouses are for Linux')
+def test_pip_is_shown_the_wheelhouse_alone(checkout):
+    # It has nothing in it: pip must miss its first package there, and look nowhere else.
+    describe(checkout, platform_name=f'manylinux_2_5_{platform.machine()}')
+    (checkout / 'requirements').mkdir()
+    (checkout / 'requirements' / 'constraints.txt').write_text('')
+    # With the pip of these tests: to install one takes long.
+    venv.create(checkout / '.venv', symlinks=True)
+    (site,) = checkout.glob('.venv/lib/python*/site-packages')
+    (site / 'pip').symlink_to(Path(find_spec('pip').origin).parent)
+    result = set_up(checkout, 'run', WHEELHOUSE='wheelhouse')
+    assert result.returncode == 1
+    assert 'No matching distribution found for' in result.stderr and 'collect the wheelhouse anew' in result.stderr
+    assert str(checkout / 'wheelhouse') in result.stdout
+    # .venv remembers the folder: `make ops` finds it, or says that it has gone.
+    (checkout / 'wheelhouse' / 'about.txt').unlink()
+    assert f'no wheelhouse in {checkout / "wheelhouse"}' in set_up(checkout, 'ops').stderr
+
+
+def test_git_ignores_the_wheelhouse():
+    assert subprocess.run(['git', 'check-ignore', '-q', 'wheelhouse/about.txt'], cwd=ROOT, check=False).returncode == 0
+
+
+def test_platforms_go_back_to_the_oldest():
+    names = wheelhouse.platforms(PLATFORM)
+    assert {PLATFORM, 'manylinux_2_17_x86_64', 'manylinux2014_x86_64', 'manylinux1_x86_64'} < set(names)
+    assert 'manylinux2014_aarch64' not in wheelhouse.platforms('manylinux_2_12_aarch64')
+    assert wheelhouse.platforms(PLATFORM)[0] == PLATFORM
+
+
+def test_the_extras_name_every_source():
+    assert set(wheelhouse.SOURCES) <= set(map(wheelhouse.name_of, wheelhouse.extras('onedl', 'dev')))
+
+
+def make_wheel(folder: Path, name: str, *requirements: str, tag: str = 'py3-none-any') -> None:
+    about = f'{name}-1.dist-info'
+    with zipfile.ZipFile(folder / f'{name}-1-{tag}.whl', 'w') as archive:
+        lines = ['Metadata-Version: 2.1', f'Name: {name}', 'Version: 1', *(f'Requires-Dist: {r}' for r in requirements)]
+        archive.writestr(f'{about}/METADATA', '\n'.join(lines) + '\n')
+        archive.writestr(f'{about}/WHEEL', f'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n')
+        archive.writestr(f'{about}/RECORD', '')
+
+
+@pytest.mark.parametrize('python, backport', [('3.10', {'old'}), ('3.13', {'new'})])
+def test_wheels_are_those_of_the_target(tmp_path, monkeypatch, python, backport):
+    index, folder = tmp_path / 'index', tmp_path / 'wheelhouse'
+    index.mkdir()
+    make_wheel(index, 'top', 'old; python_version < "3.11"', 'new; python_version >= "3.11"', 'built')
+    make_wheel(index, 'top2', 'arm; platform_machine == "aarch64"', 'win; sys_platform == "win32"')
+    for name in ('old', 'new', 'arm', 'win'):
+        make_wheel(index, name)
+    for number in ('310', '313'):
+        make_wheel(index, 'built', tag=f'cp{number}-cp{number}-manylinux_2_17_aarch64')
+    monkeypatch.setenv('PIP_NO_INDEX', '1')
+    monkeypatch.setenv('PIP_FIND_LINKS', str(index))
+    monkeypatch.setenv('PIP_CONFIG_FILE', os.devnull)
+    wheelhouse.download(sys.executable, folder, python, 'manylinux_2_28_aarch64', 'top', 'top2')
+    number = python.replace('.', '')
+    assert {path.name.split('-1-')[0] for path in folder.iterdir()} == {'top', 'top2', 'built', 'arm', *backport}
+    assert (folder / f'built-1-cp{number}-cp{number}-manylinux_2_17_aarch64.whl').is_file()
+    with pytest.raises(SystemExit, match='does not find all'):
+        wheelhouse.download(sys.executable, folder, python, PLATFORM, 'top')
+
+
+def test_two_wheelhouses_do_not_mix(tmp_path):
+    (tmp_path / 'about.txt').write_text(f'python=3.10\nplatform={PLATFORM}\ntorch=included\n')
+    with pytest.raises(SystemExit, match=r'holds one for python=3\.10'):
+        wheelhouse.main([str(tmp_path), '--python', '3.11', '--platform', PLATFORM])

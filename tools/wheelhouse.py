@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""Collect what `make install-offline` needs on a machine without network; `make wheelhouse` calls it.
+
+The folder gets wheels for one Python and one platform, also others than this machine's, and the source distributions
+of what is published as source alone; those are built where they are installed. mmext itself is the checkout.
+"""
+
+import argparse
+import configparser
+import email
+import json
+import platform
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Published without wheels.
+SOURCES = ('onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation')
+# What setup_env.sh installs first, to build with.
+BUILD = ('setuptools', 'wheel', 'ninja', 'psutil')
+# pip asks the running Python whether a requirement such as `tomli; python_version < "3.11"` counts, whatever
+# --python-version says: here it asks the target.
+PIP_FOR_TARGET = """
+import json, runpy, sys
+from pip._vendor.packaging import markers
+target, own = json.loads(sys.argv.pop(1)), markers.default_environment
+markers.default_environment = lambda: {**own(), **target}
+sys.argv[0] = 'pip'
+runpy.run_module('pip', run_name='__main__', alter_sys=True)
+"""
+
+
+def say(text: str) -> None:
+    """Print a line of progress."""
+    print(f'[wheelhouse] {text}', flush=True)
+
+
+def fail(text: str) -> None:
+    """Stop."""
+    sys.exit(f'\nno wheelhouse: {text}')
+
+
+def platforms(name: str) -> list[str]:
+    """The names of every platform whose wheels run on this one: those of older C libraries too."""
+    minor, machine = re.fullmatch(r'manylinux_2_(\d+)_(\w+)', name).groups()
+    older = [f'manylinux_2_{number}_{machine}' for number in range(int(minor), 4, -1)]
+    aliases = {17: 'manylinux2014', 12: 'manylinux2010', 5: 'manylinux1'}
+    return older + [f'{alias}_{machine}' for number, alias in aliases.items() if number <= int(minor)]
+
+
+def environment(python: str, machine: str) -> dict[str, str]:
+    """What the markers of requirements ask about the target."""
+    return {
+        'python_version': python,
+        # The oldest of its releases: backports are asked for below a release.
+        'python_full_version': f'{python}.0',
+        'implementation_name': 'cpython',
+        'implementation_version': f'{python}.0',
+        'platform_python_implementation': 'CPython',
+        'os_name': 'posix',
+        'sys_platform': 'linux',
+        'platform_system': 'Linux',
+        'platform_machine': machine,
+    }
+
+
+def download(pip_python: object, folder: Path, python: str, platform_name: str, *words: str) -> None:
+    """Download wheels for the target, with what they need themselves, and print their names and sizes."""
+    target = environment(python, platform_name.split('_', 3)[3])
+    command = [pip_python, '-c', PIP_FOR_TARGET, json.dumps(target), 'download', '--disable-pip-version-check']
+    command += ['--only-binary=:all:', '--progress-bar=off', '--dest', folder, '--python-version', python]
+    command += [f'--platform={name}' for name in platforms(platform_name)]
+    with subprocess.Popen([*map(str, command), *words], stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            match = re.match(r'\s*(?:Downloading|Using cached) (?:\S*/)?(\S+\.whl) (\(.*\))', line)
+            if match:
+                print('  ', *match.groups(), flush=True)
+    if process.returncode:
+        fail(
+            f'pip does not find all of it for Python {python} on {platform_name}; the lines above name what is '
+            'missing. What is published as source alone belongs in SOURCES of tools/wheelhouse.py'
+        )
+
+
+def name_of(requirement: str) -> str:
+    """The package of a requirement."""
+    return re.match(r'[\w.-]+', requirement)[0].lower()
+
+
+def extras(*names: str) -> list[str]:
+    """What the extras of mmext ask for."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / 'setup.cfg')
+    lines = '\n'.join(settings['options.extras_require'][name] for name in names).splitlines()
+    return [line for line in lines if line]
+
+
+def needs_of(source: Path) -> list[str]:
+    """What a source distribution asks for, without building it."""
+    with tarfile.open(source) as archive:
+        # NAME-VERSION.tar.gz has one in NAME-VERSION/, others deeper.
+        path = source.name.removesuffix('.tar.gz') + '/PKG-INFO'
+        about = email.message_from_bytes(archive.extractfile(path).read())
+    return about.get_all('Requires-Dist', [])
+
+
+def collect(folder: Path, python: str, platform_name: str, system_torch: bool) -> None:
+    """Download everything."""
+    pins = [line for line in (ROOT / 'requirements' / 'constraints.txt').read_text().splitlines() if '==' in line]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        say('preparing pip (seconds)')
+        venv.create(scratch / 'venv', with_pip=True)
+        pip_python = scratch / 'venv' / 'bin' / 'python'
+        pip = [pip_python, '-m', 'pip', '--disable-pip-version-check', '--quiet']
+
+        def constraints(lines: list[str]) -> list[str]:
+            (scratch / 'constraints.txt').write_text('\n'.join(lines))
+            return ['--constraint', str(scratch / 'constraints.txt')]
+
+        say(f'downloading as sources: {", ".join(SOURCES)}')
+        try:
+            subprocess.run([*pip, 'install', *constraints(pins), 'setuptools', 'wheel'], check=True)
+            flags = ['--no-deps', '--no-binary=:all:', '--no-build-isolation', '--dest', folder]
+            subprocess.run([*pip, 'download', *flags, *constraints(pins), *SOURCES], check=True)
+        except subprocess.CalledProcessError:
+            fail('pip could not download; the lines above say why')
+
+        def requirements(*names: str) -> list[str]:
+            direct = extras(*names)
+            wanted = [line for line in direct if name_of(line) not in SOURCES]
+            for line in pins:
+                name, _, version = line.partition('==')
+                if name in SOURCES and name in map(name_of, direct):
+                    wanted += needs_of(folder / f'{name.replace("-", "_")}-{version}.tar.gz')
+            # Those of extras of the sources count for nobody; pip would say so for each.
+            return [*(line for line in wanted if 'extra ==' not in line), *BUILD, 'numpy']
+
+        say('downloading wheels (about 300 MB; minutes)')
+        torch = [] if system_torch else ['torch', 'torchvision']
+        words = [*requirements('onedl', 'dev'), *torch, *constraints(pins)]
+        download(pip_python, folder, python, platform_name, *words)
+        # The torch there may have been built for numpy 1, which has no wheels for later Pythons. Without the extra
+        # dev: onedl-mmsegmentation asks for numpy 2.
+        if system_torch and int(python.split('.')[1]) <= 12:
+            say('downloading what the wheels of a numpy 1 need')
+            unpinned = [line for line in pins if name_of(line) != 'numpy']
+            words = [*requirements('onedl'), *constraints([*unpinned, 'numpy<2'])]
+            download(pip_python, folder, python, platform_name, *words)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line, refuse to mix two wheelhouses, collect."""
+    here = platform.machine()
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('folder', type=Path, nargs='?', default=ROOT / 'wheelhouse')
+    parser.add_argument(
+        '--python', default='.'.join(platform.python_version_tuple()[:2]), help="the machine's Python, such as 3.11"
+    )
+    parser.add_argument(
+        '--platform',
+        default='manylinux_2_28_' + {'arm64': 'aarch64'}.get(here, here),
+        help="manylinux_2_N_MACHINE, for a C library of 2.N or later; default: %(default)s, this machine's processor",
+    )
+    parser.add_argument('--system-torch', action='store_true', help='without torch: the machine has its own')
+    args = parser.parse_args(arguments)
+    if not re.fullmatch(r'3\.[1-9]\d', args.python):
+        parser.error(f'the Python must read like 3.11, from 3.10 on, not {args.python}')
+    if not re.fullmatch(r'manylinux_2_\d+_\w+', args.platform):
+        parser.error(f'the platform must read like manylinux_2_28_x86_64, not {args.platform}')
+
+    about = args.folder / 'about.txt'
+    lines = [
+        f'python={args.python}',
+        f'platform={args.platform}',
+        f'torch={"system" if args.system_torch else "included"}',
+    ]
+    if about.exists() and about.read_text().splitlines() != lines:
+        fail(
+            f'{args.folder} holds one for {", ".join(about.read_text().split())}, not for {", ".join(lines)}: '
+            'remove it, or name another folder with WHEELHOUSE='
+        )
+    collect(args.folder, args.python, args.platform, args.system_torch)
+    # Last: what an interrupted run leaves behind is no wheelhouse.
+    about.write_text('\n'.join(lines) + '\n')
+    sizes = [path.stat().st_size for path in args.folder.iterdir()]
+    say(f'{args.folder}: {len(sizes) - 1} files, {sum(sizes) / 1e6:.0f} MB, for {", ".join(lines)}')
+    say('copy it into the checkout on the other machine, and there: make install-offline')
+
+
+if __name__ == '__main__':
+    main()
