@@ -34,6 +34,16 @@ def power(base: Tensor, exponent: float, up_to_1: bool = False) -> Tensor:
     return torch.where(base > info.eps, base.clamp(min=info.eps).pow(exponent), 0.0)
 
 
+def lower_power(base: Tensor, exponent: float) -> Tensor:
+    """The derivative of :func:`power` by its base, divided by the exponent, for a base in [0, 1]."""
+    if exponent == 2:
+        return base
+    if exponent >= 1:
+        return base.pow(exponent - 1)
+    eps = torch.finfo(base.dtype).eps
+    return torch.where(base > eps, base.clamp(min=eps).pow(exponent - 1), 0.0)
+
+
 def _name(owner: object) -> str:
     """What a message calls the owner of an argument: the name of a function, or of an object's class."""
     return owner if isinstance(owner, str) else type(owner).__name__
@@ -97,7 +107,7 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
         Args:
             pred: The prediction, as the class says.
             target: The target, as the class says.
-            weight: A factor for each element or for each row.
+            weight: A factor for each element or for each row; False counts as 0, True as 1.
             avg_factor: What `'mean'` divides the sum by; a tensor stays on its device. 0 counts as a
                 tiny number, so that a sum of nothing is 0.
             reduction_override: Takes the place of the reduction given at construction.
@@ -116,28 +126,34 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
                 f"{type(self).__name__}: reduction='sum' does not divide, so avg_factor has no "
                 "meaning with it; use reduction='mean'"
             )
-        loss = self.elementwise(pred, target, **context)
-        if weight is not None:
-            loss = loss * self._fit(weight, loss)
-        if reduction == 'mean' and avg_factor is not None:
+        if reduction == 'none' or (reduction == 'mean' and avg_factor is None):
+            loss = self._weighted(pred, target, weight, **context)
+            if reduction == 'mean':
+                loss = loss.mean() if loss.numel() else loss.sum()
+        else:
+            loss = self.total(pred, target, weight, **context)
+        if avg_factor is not None and reduction == 'mean':
             tiny = torch.finfo(torch.float32).eps
-            divisor = avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny)
-            loss = loss.sum() / divisor
-        elif reduction == 'mean' and loss.numel():
-            loss = loss.mean()
-        elif reduction != 'none':
-            loss = loss.sum()
+            loss = loss / (avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny))
         return loss if self.loss_weight == 1 else self.loss_weight * loss
 
-    def _fit(self, weight: Tensor, loss: Tensor) -> Tensor:
-        """`weight` in a shape that multiplies `loss`: of its shape, of its rows, or flattened."""
-        if weight.shape == loss.shape:
+    def total(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
+        """The sum of the weighted loss of each element."""
+        return self._weighted(pred, target, weight, **context).sum()
+
+    def _weighted(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
+        loss = self.elementwise(pred, target, **context)
+        return loss if weight is None else loss * self._fit(weight, loss.shape)
+
+    def _fit(self, weight: Tensor, shape: torch.Size) -> Tensor:
+        """`weight` in a shape that multiplies a loss of this shape: the same, that of its rows, or flattened."""
+        if weight.shape == shape:
             return weight
-        if weight.shape == loss.shape[:-1]:
+        if weight.shape == shape[:-1]:
             return weight.unsqueeze(-1)
-        if weight.numel() == loss.numel():
-            return weight.reshape(loss.shape)
+        if weight.numel() == shape.numel():
+            return weight.reshape(shape)
         raise ValueError(
             f'{type(self).__name__}: a weight of shape {tuple(weight.shape)} fits no loss of shape '
-            f'{tuple(loss.shape)}; give one weight for each element or for each row'
+            f'{tuple(shape)}; give one weight for each element or for each row'
         )

@@ -8,10 +8,12 @@ from torch import Tensor
 from .base import wide
 
 
-class _Coordinates(torch.autograd.Function):
-    """Coordinates in float32 or wider that saturate, so that no product of four overflows.
+class _Edges(torch.autograd.Function):
+    """(x1, y1, x2, y2) -> (-x1, -y1, x2, y2), in float32 or wider: of two boxes the minimum is the intersection, the
+    maximum the enclosing box, and the sum of the halves has the sides.
 
-    The gradient passes as it is; that of float16 saturates at float16's range instead of overflowing.
+    Coordinates saturate, so that no product of four overflows, and x2 and y2 are not below x1 and y1. The gradient
+    passes as it is; that of float16 saturates at float16's range instead of overflowing.
     """
 
     @staticmethod
@@ -19,14 +21,19 @@ class _Coordinates(torch.autograd.Function):
         ctx.dtype = boxes.dtype
         (boxes,) = wide(boxes)
         limit = torch.finfo(boxes.dtype).max ** 0.25 / 4
-        return boxes.clamp(-limit, limit)
+        edges = boxes.clamp(-limit, limit)
+        near, far = edges.split(2, dim=-1)
+        far.clamp_(min=near)
+        near.neg_()
+        return edges
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
         if ctx.dtype == torch.float16:
             limit = torch.finfo(torch.float16).max
             gradient = gradient.clamp(-limit, limit)
-        return gradient.to(ctx.dtype)
+        near, far = gradient.to(ctx.dtype).split(2, dim=-1)
+        return torch.cat([near.neg(), far], -1)
 
 
 class Lazy:
@@ -46,6 +53,12 @@ def area(wh: Tensor) -> Tensor:
     """Width times height, (..., 2) -> (...); the gradient of `prod` would ask the host for zeros."""
     width, height = wh.unbind(-1)
     return width * height
+
+
+def sides(edges: Tensor) -> Tensor:
+    """Width and height, (..., 4) -> (..., 2)."""
+    near, far = edges.split(2, dim=-1)
+    return near + far
 
 
 class BoxPair:
@@ -75,32 +88,22 @@ class BoxPair:
                 f'of shapes {tuple(pred.shape)} and {tuple(target.shape)}'
             )
         self.eps = eps
-        pred, target = wide(_Coordinates.apply(pred), _Coordinates.apply(target))
-        self.top_left, self.bottom_right = self._corners(pred)
-        self.target_top_left, self.target_bottom_right = self._corners(target)
-
-    @staticmethod
-    def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
-        top_left, bottom_right = boxes.split(2, dim=-1)
-        return top_left, torch.where(bottom_right >= top_left, bottom_right, top_left)
+        self.edges, self.target_edges = wide(_Edges.apply(pred), _Edges.apply(target))
 
     @Lazy
     def wh(self) -> Tensor:
         """Width and height of the predicted boxes, (..., 2)."""
-        return self.bottom_right - self.top_left
+        return sides(self.edges)
 
     @Lazy
     def target_wh(self) -> Tensor:
         """Width and height of the target boxes, (..., 2)."""
-        return self.target_bottom_right - self.target_top_left
+        return sides(self.target_edges)
 
     @Lazy
     def intersection(self) -> Tensor:
         """Area of the intersection, (...)."""
-        wh = torch.minimum(self.bottom_right, self.target_bottom_right) - torch.maximum(
-            self.top_left, self.target_top_left
-        )
-        return area(wh.clamp(min=0))
+        return area(sides(torch.minimum(self.edges, self.target_edges)).relu())
 
     @Lazy
     def union(self) -> Tensor:
@@ -110,14 +113,12 @@ class BoxPair:
     @Lazy
     def iou(self) -> Tensor:
         """Intersection over union in [0, 1], (...)."""
-        return self.ratio(self.intersection, self.union) * (self.union >= self.eps)
+        return self.intersection / self.union.masked_fill(self.union < self.eps, float('inf'))
 
     @Lazy
     def enclose_wh(self) -> Tensor:
         """Width and height of the smallest box that encloses both, (..., 2)."""
-        return torch.maximum(self.bottom_right, self.target_bottom_right) - torch.minimum(
-            self.top_left, self.target_top_left
-        )
+        return sides(torch.maximum(self.edges, self.target_edges))
 
     @Lazy
     def enclose_area(self) -> Tensor:
@@ -125,9 +126,15 @@ class BoxPair:
         return area(self.enclose_wh)
 
     @Lazy
+    def edge_offsets(self) -> Tensor:
+        """How far each edge of the prediction must move outwards to the target's, (..., 4)."""
+        return self.target_edges - self.edges
+
+    @Lazy
     def offset(self) -> Tensor:
         """From the predicted centre to the target's, (..., 2)."""
-        return (self.target_top_left - self.top_left + (self.target_bottom_right - self.bottom_right)) / 2
+        near, far = self.edge_offsets.split(2, dim=-1)
+        return (far - near) / 2
 
     @Lazy
     def squared_distance(self) -> Tensor:
@@ -152,19 +159,16 @@ class BoxPair:
     @Lazy
     def edge_distance(self) -> Tensor:
         """Mean distance of the four edges from the target's, over the target's side across them, (...)."""
-        near = (self.top_left - self.target_top_left).abs()
-        far = (self.bottom_right - self.target_bottom_right).abs()
-        return self.ratio(near + far, self.target_wh).sum(-1) / 4
+        return self.ratio(sides(self.edge_offsets.abs()), self.target_wh).sum(-1) / 4
 
     def scaled(self, ratio: float) -> 'BoxPair':
         """The pair with all sides multiplied by `ratio` about the centres."""
-        shrink, target_shrink = (wh * ((1 - ratio) / 2) for wh in (self.wh, self.target_wh))
-        return BoxPair(
-            torch.cat([self.top_left + shrink, self.bottom_right - shrink], -1),
-            torch.cat([self.target_top_left + target_shrink, self.target_bottom_right - target_shrink], -1),
-            self.eps,
-        )
+        boxes = []
+        for edges, wh in ((self.edges, self.wh), (self.target_edges, self.target_wh)):
+            (near, far), shrink = edges.split(2, dim=-1), wh * ((1 - ratio) / 2)
+            boxes.append(torch.cat([shrink - near, far - shrink], -1))
+        return BoxPair(*boxes, self.eps)
 
     def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """`numerator / denominator`, the denominator not below `eps`."""
-        return numerator / denominator.clamp(min=self.eps)
+        return numerator / denominator.masked_fill(denominator < self.eps, self.eps)

@@ -7,7 +7,8 @@ softmax. Each is computed from logits, in float32 or wider, and is stable for lo
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,49 +16,8 @@ from torch import Tensor
 
 from mmext.registry import MODELS
 
-from .base import ElementwiseLoss, check_at_least, power, wide
-
-Target = Tensor | tuple[Tensor, Tensor]
-
-
-def dense_target(logit: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-    """The logits, float32 or wider, and the target in their shape and type, without a gradient.
-
-    Args:
-        logit: (..., C), before the sigmoid.
-        target: The same shape, scores in [0, 1]; or integer labels (...), where C and every other number outside
-            0..C-1 means background; or the pair of such labels and the scores of the labelled class, both (...).
-
-    Raises:
-        ValueError: Where the target is none of these.
-    """
-    labels, score = target if isinstance(target, (tuple, list)) else (target, None)
-    if score is None and target.shape == logit.shape:
-        return wide(logit, target.detach())
-    rows = logit.shape[:-1]
-    if labels.is_floating_point() or labels.shape != rows or (score is not None and score.shape != rows):
-        shapes = [f'{part.dtype} of shape {tuple(part.shape)}' for part in (labels, score) if part is not None]
-        raise ValueError(
-            f'the target of logits of shape {tuple(logit.shape)} must be scores of that shape, integer '
-            f'labels of shape {tuple(rows)}, or a pair (labels, scores) of that shape; but is '
-            f'{" and ".join(shapes)}'
-        )
-    one_hot = labels.unsqueeze(-1) == torch.arange(logit.shape[-1], device=labels.device)
-    if score is not None:
-        one_hot = one_hot * score.detach().unsqueeze(-1)
-    return wide(logit, one_hot)
-
-
-def per_class(values: float | Sequence[float] | Tensor, logit: Tensor, name: str = 'alpha') -> float | Tensor:
-    """A number as it is; one number per class as a tensor beside the logits."""
-    if isinstance(values, (int, float)):
-        return values
-    values = torch.as_tensor(values, dtype=logit.dtype, device=logit.device)
-    if values.shape != logit.shape[-1:]:
-        raise ValueError(
-            f'{name} has {values.numel()} values, one per class, but the logits have {logit.shape[-1]} classes'
-        )
-    return values
+from .base import ElementwiseLoss, check_at_least, lower_power, power, wide
+from .weighted_bce import Alpha, Target, Weigh, bce, dense_target, per_class, weighted_bce, weighted_bce_sum
 
 
 def weigh_classes(loss: Tensor, class_weight: Sequence[float] | Tensor | None) -> Tensor:
@@ -72,9 +32,18 @@ def from_probability(probability: Tensor) -> Tensor:
     return probability.clamp(eps**2, 1 - eps).logit()
 
 
-def bce(logit: Tensor, target: Tensor) -> Tensor:
-    """Binary cross entropy of each element."""
-    return F.binary_cross_entropy_with_logits(logit, target, reduction='none')
+def variance(p: Tensor) -> Tensor:
+    """p (1 - p), the derivative of the sigmoid."""
+    return torch.addcmul(p, p, p, value=-1)
+
+
+def focal_weight(p: Tensor, t: Tensor, gamma: float, alpha: Alpha) -> tuple[Tensor, Callable[[], Tensor]]:
+    """The weight of :func:`focal_loss` and its slope."""
+    direction = 1 - 2 * t
+    miss = torch.addcmul(t, direction, p)
+    balance = (2 * alpha - 1) * t + (1 - alpha)
+    weight = balance * power(miss, gamma, up_to_1=True)
+    return weight, lambda: lower_power(miss, gamma) * balance * direction * variance(p)
 
 
 def focal_loss(
@@ -109,11 +78,7 @@ def focal_loss(
 
     Source: Lin et al., `Focal loss <https://arxiv.org/abs/1708.02002>`_, eq. 5.
     """
-    logit, target = dense_target(logit, target)
-    alpha = per_class(alpha, logit)
-    miss = logit.sigmoid() * (1 - target) + (-logit).sigmoid() * target
-    balance = alpha * target + (1 - alpha) * (1 - target)
-    return weigh_classes(balance * power(miss, gamma) * bce(logit, target), class_weight)
+    return weigh_classes(weighted_bce(logit, target, focal_weight, gamma, alpha), class_weight)
 
 
 def poly_focal_loss(
@@ -201,6 +166,17 @@ def asymmetric_loss(
     return weigh_classes(-(target * positive + (1 - target) * negative), class_weight)
 
 
+def varifocal_weight(
+    p: Tensor, t: Tensor, gamma: float, alpha: Alpha, iou_weighted: bool = True
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """The weight of :func:`varifocal_loss` and its slope."""
+    # Arithmetic, since masks take a CPU longer.
+    positive = t.sign()
+    of_negatives = (positive * -alpha).add_(alpha) * power(p, gamma, up_to_1=True)
+    weight = of_negatives + (t if iou_weighted else positive)
+    return weight, lambda: torch.addcmul(of_negatives, of_negatives, p, value=-1)
+
+
 def varifocal_loss(
     logit: Tensor,
     target: Target,
@@ -232,11 +208,15 @@ def varifocal_loss(
 
     Source: Zhang et al., `VarifocalNet <https://arxiv.org/abs/2008.13367>`_, eq. 2.
     """
-    logit, target = dense_target(logit, target)
-    alpha = per_class(alpha, logit)
-    positive = target if iou_weighted else torch.ones_like(target)
-    weight = torch.where(target > 0, positive, alpha * power(logit.sigmoid(), gamma))
-    return weigh_classes(weight * bce(logit, target), class_weight)
+    weigh = partial(varifocal_weight, iou_weighted=iou_weighted)
+    return weigh_classes(weighted_bce(logit, target, weigh, gamma, alpha), class_weight)
+
+
+def quality_focal_weight(p: Tensor, t: Tensor, gamma: float, alpha: Alpha) -> tuple[Tensor, Callable[[], Tensor]]:
+    """The weight of :func:`quality_focal_loss` and its slope; gamma is its beta."""
+    error = p - t
+    miss = error.abs()
+    return power(miss, gamma, up_to_1=True), lambda: lower_power(miss, gamma) * error.sign() * variance(p)
 
 
 def quality_focal_loss(
@@ -262,9 +242,7 @@ def quality_focal_loss(
 
     Source: Li et al., `GFL <https://arxiv.org/abs/2006.04388>`_, eq. 5.
     """
-    logit, target = dense_target(logit, target)
-    miss = (target * (-logit).sigmoid() - (1 - target) * logit.sigmoid()).abs()
-    return weigh_classes(power(miss, beta) * bce(logit, target), class_weight).sum(-1)
+    return weigh_classes(weighted_bce(logit, target, quality_focal_weight, beta), class_weight).sum(-1)
 
 
 def softmax_focal_loss(
@@ -381,8 +359,39 @@ class SigmoidLoss(ElementwiseLoss):
         """The loss of each element or row, from logits."""
 
 
+class WeightedBCELoss(SigmoidLoss):
+    """Base of the losses that are a weight times the binary cross entropy; their gradient has a closed form."""
+
+    gamma: float
+    alpha: float | Tensor
+    per_row = False
+    """Whether the loss has one value for each row, the sum over its classes."""
+
+    @property
+    @abstractmethod
+    def weigh(self) -> Weigh:
+        """The weight and its slope."""
+
+    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
+        loss = weigh_classes(weighted_bce(logit, target, self.weigh, self.gamma, self.alpha), self.class_weight)
+        return loss.sum(-1) if self.per_row else loss
+
+    def total(self, pred: Tensor, target: Target, weight: Tensor | None) -> Tensor:
+        logit = from_probability(pred) if self.activated else pred
+        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and logit.requires_grad):
+            return super().total(pred, target, weight)
+        scale = None
+        if weight is not None:
+            scale = self._fit(weight, logit.shape[:-1] if self.per_row else logit.shape)
+            scale = scale.unsqueeze(-1) if self.per_row else scale
+        if self.class_weight is not None:
+            class_weight = per_class(self.class_weight, logit, 'class_weight')
+            scale = class_weight if scale is None else scale * class_weight
+        return weighted_bce_sum(logit, target, self.weigh, self.gamma, self.alpha, scale)
+
+
 @MODELS.register_module()
-class FocalLoss(SigmoidLoss):
+class FocalLoss(WeightedBCELoss):
     """Module of :func:`focal_loss`. `mean` without an `avg_factor` divides by the number of elements.
 
     Args:
@@ -407,8 +416,9 @@ class FocalLoss(SigmoidLoss):
         check_at_least(self, 0, gamma=gamma)
         self.gamma = gamma
 
-    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
-        return focal_loss(logit, target, self.alpha, self.gamma, class_weight=self.class_weight)
+    @property
+    def weigh(self) -> Weigh:
+        return focal_weight
 
 
 @MODELS.register_module()
@@ -481,7 +491,7 @@ class AsymmetricLoss(SigmoidLoss):
 
 
 @MODELS.register_module()
-class VarifocalLoss(SigmoidLoss):
+class VarifocalLoss(WeightedBCELoss):
     """Module of :func:`varifocal_loss`. `mean` without an `avg_factor` divides by the number of elements.
 
     Args:
@@ -507,12 +517,13 @@ class VarifocalLoss(SigmoidLoss):
         self.gamma = gamma
         self.iou_weighted = iou_weighted
 
-    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
-        return varifocal_loss(logit, target, self.alpha, self.gamma, self.iou_weighted, class_weight=self.class_weight)
+    @property
+    def weigh(self) -> Weigh:
+        return partial(varifocal_weight, iou_weighted=self.iou_weighted)
 
 
 @MODELS.register_module()
-class QualityFocalLoss(SigmoidLoss):
+class QualityFocalLoss(WeightedBCELoss):
     """Module of :func:`quality_focal_loss`. `mean` without an `avg_factor` divides by the number of rows.
 
     Args:
@@ -523,6 +534,8 @@ class QualityFocalLoss(SigmoidLoss):
         ValueError: For a negative beta.
     """
 
+    per_row = True
+
     def __init__(
         self,
         beta: float = 2.0,
@@ -530,10 +543,12 @@ class QualityFocalLoss(SigmoidLoss):
     ):
         super().__init__(**kwargs)
         check_at_least(self, 0, beta=beta)
-        self.beta = beta
+        self.gamma = self.beta = beta
+        self.alpha = 1.0
 
-    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
-        return quality_focal_loss(logit, target, self.beta, class_weight=self.class_weight)
+    @property
+    def weigh(self) -> Weigh:
+        return quality_focal_weight
 
 
 @MODELS.register_module()

@@ -144,8 +144,8 @@ def mpdiou(pair: BoxPair, image_size: Sequence[float]) -> tuple[Tensor, ...]:
     Source: Ma and Xu, `MPDIoU <https://arxiv.org/abs/2307.07662>`_, eq. 10.
     """
     height, width = image_size
-    corners = (pair.top_left - pair.target_top_left, pair.bottom_right - pair.target_bottom_right)
-    return tuple(corner.square().sum(-1) / (height**2 + width**2) for corner in corners)
+    corners = pair.edge_offsets.square().unflatten(-1, (2, 2)).sum(-1) / (height**2 + width**2)
+    return corners.unbind(-1)
 
 
 @variant
@@ -287,10 +287,10 @@ def iou_loss(
 class BoxLoss(ElementwiseLoss):
     """Base of the losses of boxes: of a weight of shape (n, 4), as mmdet's heads give it, each row's mean counts."""
 
-    def _fit(self, weight: Tensor, loss: Tensor) -> Tensor:
-        if weight.shape == (*loss.shape, 4):
+    def _fit(self, weight: Tensor, shape: torch.Size) -> Tensor:
+        if weight.shape == (*shape, 4):
             weight = weight.mean(-1)
-        return super()._fit(weight, loss)
+        return super()._fit(weight, shape)
 
 
 @MODELS.register_module()

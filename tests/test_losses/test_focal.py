@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmdet.models import losses as mmdet_losses
 from table import SIGMOID_LOSSES
 
+from mmext import losses
 from mmext.losses import (
     AsymmetricLoss,
     FocalLoss,
@@ -21,7 +22,9 @@ from mmext.losses import (
     quality_focal_loss,
     softmax_focal_loss,
     varifocal_loss,
+    weighted_bce,
 )
+from mmext.losses.focal import WeightedBCELoss
 
 LN2 = math.log(2)
 SIGMOID = [
@@ -337,6 +340,66 @@ class TestClassWeight:
             module(class_weight=[1.0, -2.0])
         with pytest.raises(ValueError, match='class_weight is an empty list'):
             module(class_weight=[])
+
+
+CLOSED = [row for row in SIGMOID_LOSSES if issubclass(getattr(losses, row.kind), WeightedBCELoss)]
+
+
+@pytest.mark.parametrize('row', CLOSED, ids=str)
+class TestClosedForm:
+    """Sums and means have a gradient of their own; without a reduction it is autograd's."""
+
+    @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+    @pytest.mark.parametrize('target', ['scores', 'labels', 'labels and scores'])
+    @pytest.mark.parametrize('weight', [None, 'rows', 'mask'])
+    @pytest.mark.parametrize('block', [2**16, 12])
+    def test_equals_autograd(self, row, dtype, tolerance, target, weight, block, monkeypatch):
+        monkeypatch.setattr(weighted_bce, 'BLOCK', block)
+        logit, scores = logits_and_scores(dtype)
+        labels = torch.arange(-1, 39) % 5 - 1
+        target = {'scores': scores, 'labels': labels, 'labels and scores': (labels, scores[:, 0].clone())}[target]
+        weight = {None: None, 'rows': scores[:, 1] + 0.1, 'mask': labels % 2 == 0}[weight]
+        results = []
+        for reduction in ('sum', 'none'):
+            leaf = logit.clone().requires_grad_()
+            loss = row.build(reduction=reduction)(leaf, target, weight).sum()
+            results.append((loss.detach(), torch.autograd.grad(loss, leaf)[0]))
+        torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+
+    def test_gradient_of_numerical_differences(self, row):
+        logit, scores = logits_and_scores()
+        torch.autograd.gradcheck(
+            lambda leaf: row.build()(leaf, scores, avg_factor=3.0, reduction_override='mean'), logit.requires_grad_()
+        )
+
+    def test_keeps_its_gradient_alone(self, row):
+        logit, scores = logits_and_scores(torch.float32)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda kept: kept):
+            loss = row.build(reduction='sum')(logit.requires_grad_(), scores)
+        assert [tensor.shape for tensor in saved] == [logit.shape]
+        first, second = (torch.autograd.grad(loss, logit, retain_graph=True)[0] for _ in range(2))
+        assert torch.equal(first, second)
+        assert torch.equal(first, saved[0])
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+    def test_extreme_logits(self, row, dtype):
+        logit = torch.tensor([-1000, -100, -20, 0, 20, 100, 1000], dtype=dtype).repeat(3).unsqueeze(-1).repeat(1, 3)
+        target = torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(7).unsqueeze(-1).expand(-1, 3).to(dtype)
+        loss = row.build(reduction='sum')(logit.requires_grad_(), target)
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert logit.grad.dtype == dtype
+        assert logit.grad.isfinite().all()
+        expected = row.build()(logit.detach().double(), target).sum()
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
+
+    def test_without_rows(self, row):
+        logit = torch.zeros(0, 3, requires_grad=True)
+        loss = row.build(reduction='sum')(logit, torch.zeros(0, 3))
+        loss.backward()
+        assert loss == 0
+        assert logit.grad.shape == (0, 3)
 
 
 class TestActivated:
