@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# They reserve memory or, in spite of their schema, return a view: nothing is launched.
+# They reserve memory, return a view in spite of their schema, or tell a type: nothing is launched.
 NOT_LAUNCHED = (
     '_unsafe_view',
     'empty',
@@ -18,6 +18,7 @@ NOT_LAUNCHED = (
     'empty_strided',
     'new_empty',
     'new_empty_strided',
+    'promote_types',
 )
 # The host waits for a value, or for a shape that depends on one.
 SYNCS = (

@@ -333,9 +333,9 @@ class Assignment:
     @torch.no_grad()
     def mmext(self) -> Outputs:
         """The same, for the whole batch at once."""
-        scores = self.cls.float().sigmoid().mul_(self.obj.float().sigmoid()).sqrt_()
-        result = self.ours.assign_batch(self.boxes, scores, self.priors, *pad(self.instances, self.boxes))
-        return dict(box=torch.where(result.positive, result.gt_inds, -1), iou=result.ious)
+        ground_truth = pad(self.instances, self.boxes)
+        result = self.ours.assign_batch(self.boxes, (self.cls, self.obj), self.priors, *ground_truth)
+        return dict(box=result.of_priors(result.gt_inds, -1), iou=result.of_priors(result.ious, 0))
 
     @torch.no_grad()
     def compare(self, reference: Outputs, outputs: Outputs) -> Comparison:

@@ -14,6 +14,11 @@ from mmext.registry import TASK_UTILS
 # mmdet's constants: added to the cost of a prior outside of a box or of its centre region; the smallest IoU that has a
 # logarithm; the smallest union; the smallest logarithm of a probability.
 OUTSIDE, EPS_IOU, EPS_UNION, LOWEST_LOG = 100000.0, 1e-7, 1e-6, -100.0
+# How much memory a group of images may take: on a CPU it stays in the cache.
+MAX_BYTES = {'cpu': 2**23, 'cuda': 2**28}
+Corners = tuple[Tensor, Tensor]
+# How many float32 tensors (G, A) are alive at the most.
+ALIVE = 12
 
 
 class BatchAssignment(NamedTuple):
@@ -25,24 +30,36 @@ class BatchAssignment(NamedTuple):
 
     positive: Tensor
     """Which priors are positive, (B, A)."""
-    gt_inds: Tensor
-    """The index of the box of each positive prior, 0 for the others, (B, A)."""
-    ious: Tensor
-    """The IoU of each positive prior with its box, 0 for the others, (B, A)."""
     slots: Tensor
     """The index of the prior in each slot, (B, S)."""
     owned: Tensor
     """Which slots own their prior, (B, S)."""
+    gt_inds: Tensor
+    """The index of the box that the prior of each owner is assigned to, (B, S); of other slots, any."""
+    ious: Tensor
+    """The IoU of each slot's prior with that box, (B, S)."""
+
+    def of_priors(self, values: Tensor, default: float) -> Tensor:
+        """Of each prior the value that its owner has, (B, S) -> (B, A); the default where it has none."""
+        number = self.positive.shape[1]
+        # The other slots write to a place beyond the last prior.
+        places = torch.where(self.owned, self.slots, number)
+        return values.new_full((len(values), number + 1), default).scatter_(1, places, values)[:, :-1]
 
 
-def corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
+def yolox_scores(cls_logits: Tensor, objectness: Tensor) -> Tensor:
+    """What YOLOX assigns by: the root of the probabilities' product, (B, A, C) and (B, A, 1) -> (B, A, C), float32."""
+    return cls_logits.float().sigmoid().mul_(objectness.float().sigmoid()).sqrt_()
+
+
+def corners(boxes: Tensor) -> Corners:
     """(..., 4) -> the upper left and the lower right corners, (2, ...) each: operations on x and y go as one."""
     return boxes.movedim(-1, 0).contiguous().split(2)
 
 
-def pairwise_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
-    """The IoU of every box (B, A, 4) with every box of the ground truth (B, G, 4), as mmdet computes it; (B, G, A)."""
-    (low, high), (gt_low, gt_high) = corners(boxes.unsqueeze(1)), corners(gt_boxes.unsqueeze(2))
+def pairwise_iou(box_corners: Corners, gt_corners: Corners) -> Tensor:
+    """The IoU of every box with every box of the ground truth, as mmdet computes it; (B, G, A)."""
+    (low, high), (gt_low, gt_high) = box_corners, gt_corners
     width, height = (torch.minimum(high, gt_high) - torch.maximum(low, gt_low)).clamp_(min=0)
     overlap = width.mul_(height)
     area, gt_area = ((upper - lower).prod(0) for lower, upper in ((low, high), (gt_low, gt_high)))
@@ -69,7 +86,8 @@ class BatchSimOTAAssigner(BaseAssigner):
         iou_weight: The weight of the IoU's cost, at least 0.
         cls_weight: The weight of the classes' cost, at least 0.
         iou_calculator: mmdet's `BboxOverlaps2D`, whose formula is used.
-        max_bytes: About how much memory the assignment of a batch may take; beyond it the images go in groups.
+        max_bytes: About how much memory the assignment of a batch may take; beyond it the images go in groups. None: 8
+            MiB on a CPU, as much as its cache holds, else 256 MiB.
 
     Raises:
         ValueError: For a number outside its range, or another calculator.
@@ -84,9 +102,9 @@ class BatchSimOTAAssigner(BaseAssigner):
         iou_weight: float = 3.0,
         cls_weight: float = 1.0,
         iou_calculator: ConfigType | None = None,
-        max_bytes: int = 2**30,
+        max_bytes: int | None = None,
     ):
-        check_positive(self, center_radius=center_radius, max_bytes=max_bytes)
+        check_positive(self, center_radius=center_radius, **({} if max_bytes is None else {'max_bytes': max_bytes}))
         check_at_least(self, 1, candidate_topk=candidate_topk)
         check_at_least(self, 0, iou_weight=iou_weight, cls_weight=cls_weight)
         if iou_calculator is not None and iou_calculator.get('type', '').split('.')[-1] != 'BboxOverlaps2D':
@@ -125,21 +143,16 @@ class BatchSimOTAAssigner(BaseAssigner):
             labels.unsqueeze(0),
             torch.ones_like(labels, dtype=torch.bool).unsqueeze(0),
         )
-        positive, gt_inds = result.positive[0], result.gt_inds[0]
-        if not len(boxes):
-            return AssignResult(0, gt_inds, result.ious[0], labels=torch.full_like(gt_inds, -1))
-        return AssignResult(
-            len(boxes),
-            torch.where(positive, gt_inds + 1, 0),
-            torch.where(positive, result.ious[0], -OUTSIDE),
-            labels=torch.where(positive, labels[gt_inds].long(), -1),
-        )
+        (gt_inds,) = result.of_priors(result.gt_inds, -1)
+        (ious,) = result.of_priors(result.ious, -OUTSIDE if len(boxes) else 0)
+        box_labels = torch.cat([labels.long(), labels.new_full((1,), -1).long()])
+        return AssignResult(len(boxes), gt_inds + 1, ious, labels=box_labels[gt_inds])
 
     @torch.no_grad()
     def assign_batch(
         self,
         boxes: Tensor,
-        scores: Tensor,
+        scores: Tensor | tuple[Tensor, Tensor],
         priors: Tensor,
         gt_boxes: Tensor,
         gt_labels: Tensor,
@@ -149,7 +162,8 @@ class BatchSimOTAAssigner(BaseAssigner):
 
         Args:
             boxes: Decoded boxes (x1, y1, x2, y2), (B, A, 4).
-            scores: The probability of each class, for YOLOX the root of class times objectness, (B, A, C).
+            scores: The score of each class, (B, A, C), in [0, 1]; or the logits of the classes, (B, A, C), and of the
+                objectness, (B, A, 1), for :func:`yolox_scores`: this takes less memory.
             priors: Centre and stride of each prior, (A, 4).
             gt_boxes: The ground truth, (B, G, 4), in the unit of the boxes.
             gt_labels: Its labels in 0..C-1, (B, G).
@@ -157,27 +171,34 @@ class BatchSimOTAAssigner(BaseAssigner):
         """
         (num_images, num_priors, _), num_gts = boxes.shape, gt_boxes.shape[1]
         if not num_gts:
-            nothing = boxes.new_zeros(num_images, num_priors, dtype=torch.long)
-            empty = nothing[:, :0]
-            return BatchAssignment(nothing.bool(), nothing, nothing.float(), empty, empty.bool())
-        inputs = (boxes.float(), scores.float(), gt_boxes.float(), gt_labels.long(), gt_mask)
-        # About 12 tensors (G, A) and two (A, C) are alive at the most.
-        bytes_of_image = 4 * num_priors * (12 * num_gts + 2 * scores.shape[-1])
-        group = max(1, int(self.max_bytes // bytes_of_image))
+            positive = boxes.new_zeros(num_images, num_priors, dtype=torch.bool)
+            empty = gt_labels.long()
+            return BatchAssignment(positive, empty, empty.bool(), empty, empty.float())
+        scores = (scores,) if isinstance(scores, Tensor) else scores
+        inputs = (boxes.float(), gt_boxes.float(), gt_labels.long(), gt_mask, *scores)
+        group = self._group_size(num_priors, num_gts, scores[0])
         parts = [
-            self._assign(*(tensor[start : start + group] for tensor in inputs), priors.float())
+            self._assign(priors.float(), *(tensor[start : start + group] for tensor in inputs))
             for start in range(0, num_images, group)
         ]
         return parts[0] if len(parts) == 1 else BatchAssignment(*(torch.cat(part) for part in zip(*parts)))
 
+    def _group_size(self, num_priors: int, num_gts: int, scores: Tensor) -> int:
+        """How many images go at once."""
+        max_bytes = self.max_bytes or MAX_BYTES.get(scores.device.type, MAX_BYTES['cuda'])
+        return max(1, int(max_bytes // (4 * num_priors * (ALIVE * num_gts + scores.shape[-1]))))
+
     def _assign(
-        self, boxes: Tensor, scores: Tensor, gt_boxes: Tensor, gt_labels: Tensor, gt_mask: Tensor, priors: Tensor
+        self, priors: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_labels: Tensor, gt_mask: Tensor, *scores: Tensor
     ) -> BatchAssignment:
-        ious = pairwise_iou(boxes, gt_boxes)
-        either, both = self._regions(priors, gt_boxes)
         real = gt_mask.unsqueeze(2)
+        cost = self._class_cost(gt_labels, *scores)
+        if self.cls_weight != 1:
+            cost.mul_(self.cls_weight)
+        gt_corners = corners(gt_boxes.unsqueeze(2))
+        ious = pairwise_iou(corners(boxes.unsqueeze(1)), gt_corners)
+        either, both = self._regions(priors, gt_corners)
         valid = either.logical_and_(real).any(1, keepdim=True) & real
-        cost = self._class_cost(scores, gt_labels).mul_(self.cls_weight)
         # Rounded after each step, as mmdet's: an `alpha` here would be fused.
         cost.add_((ious + EPS_IOU).log_().mul_(-self.iou_weight)).add_(both.logical_not_(), alpha=OUTSIDE)
         cost = torch.where(valid, cost, float('inf'))
@@ -190,10 +211,10 @@ class BatchSimOTAAssigner(BaseAssigner):
         taken = (torch.arange(topk, device=cost.device) < number) & (lowest < float('inf'))
         return self._resolve(cost, ious, candidates.flatten(1), taken.flatten(1), topk)
 
-    def _regions(self, priors: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def _regions(self, priors: Tensor, gt_corners: Corners) -> tuple[Tensor, Tensor]:
         """Which priors lie in which box or its centre region, and which in both, (B, G, A)."""
         place, stride = priors.t().contiguous().view(2, 2, 1, 1, -1)
-        low, high = corners(gt_boxes.unsqueeze(2))
+        low, high = gt_corners
         reach, centre = self.center_radius * stride, (low + high) / 2
         in_box = (place > low).logical_and_(place < high)
         in_center = (place > centre - reach).logical_and_(place < centre + reach)
@@ -202,32 +223,32 @@ class BatchSimOTAAssigner(BaseAssigner):
         return in_box | in_center, in_box & in_center
 
     @staticmethod
-    def _class_cost(scores: Tensor, gt_labels: Tensor) -> Tensor:
+    def _class_cost(gt_labels: Tensor, scores: Tensor, objectness: Tensor | None = None) -> Tensor:
         """The binary cross entropy of the scores with the one-hot label of each box, summed over classes, (B, G, A).
 
         Of all classes being absent, plus the difference that the label makes: A * (C + G) logarithms, not A * C * G.
         """
-        absent = scores.neg().log1p_().clamp_(min=LOWEST_LOG)
+        scores = scores.to(torch.float32, copy=True) if objectness is None else yolox_scores(scores, objectness)
         label = gt_labels.unsqueeze(2).expand(-1, -1, scores.shape[1])
-        cost = absent.transpose(1, 2).gather(1, label)
-        cost.sub_(scores.transpose(1, 2).gather(1, label).log_().clamp_(min=LOWEST_LOG))
-        return cost.sub_(absent.sum(-1).unsqueeze(1))
+        present = scores.transpose(1, 2).gather(1, label).log_().clamp_(min=LOWEST_LOG)
+        absent = scores.neg_().log1p_().clamp_(min=LOWEST_LOG)
+        return absent.transpose(1, 2).gather(1, label).sub_(present).sub_(absent.sum(-1).unsqueeze(1))
 
     @staticmethod
     def _resolve(cost: Tensor, ious: Tensor, slots: Tensor, taken: Tensor, topk: int) -> BatchAssignment:
         """Give each prior that was taken to one box, and to one of the slots that hold it."""
-        number = slots.shape[1]
+        (_, num_gts, num_priors), number = cost.shape, slots.shape[1]
         indices = torch.arange(number, device=slots.device)
-        nothing = slots.new_zeros(cost.shape[0], cost.shape[2])
-        times = nothing.scatter_add(1, slots, taken.long())
-        owner = (nothing + number).scatter_reduce(1, slots, torch.where(taken, indices, number), 'amin')
+        nobody = slots.new_full((len(slots), num_priors), number)
+        owner = nobody.scatter_reduce(1, slots, torch.where(taken, indices, number), 'amin')
+        times = torch.zeros_like(owner).scatter_add_(1, slots, taken.long()).gather(1, slots)
         # A prior taken more than once goes to the cheapest of all boxes, be it one that did not take it.
-        gt_inds = torch.where(times > 1, cost.argmin(1), owner.clamp(max=number - 1) // topk)
-        positive = times > 0
+        of_all_boxes = slots.unsqueeze(1).expand(-1, num_gts, -1)
+        gt_inds = torch.where(times > 1, cost.gather(2, of_all_boxes).argmin(1), indices // topk)
         return BatchAssignment(
-            positive,
-            gt_inds.mul_(positive),
-            ious.gather(1, gt_inds.unsqueeze(1)).squeeze(1).mul_(positive),
-            slots,
-            taken & (owner.gather(1, slots) == indices),
+            positive=owner < number,
+            slots=slots,
+            owned=owner.gather(1, slots) == indices,
+            gt_inds=gt_inds,
+            ious=ious.gather(2, of_all_boxes).gather(1, gt_inds.unsqueeze(1)).squeeze(1),
         )

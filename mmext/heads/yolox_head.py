@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmext.assigners import BatchSimOTAAssigner
+from mmext.assigners.sim_ota import yolox_scores
 from mmext.losses.base import ElementwiseLoss, check_choice
 from mmext.registry import MODELS
 
@@ -26,6 +27,15 @@ CLS_TARGETS = ('iou', 'hard', 'label')
 # A logit whose sigmoid is 0 or 1 in every type.
 CERTAIN = 1e4
 Neutral = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Priors(NamedTuple):
+    """The A places of an input of one size that predict; YOLOX regresses from the corner and assigns by the centre."""
+
+    corners: Tensor
+    """Corner and stride of each, (A, 4)."""
+    centres: Tensor
+    """Centre and stride of each, (A, 4)."""
 
 
 class Positives(NamedTuple):
@@ -43,8 +53,8 @@ class Positives(NamedTuple):
     """Its label, (P,)."""
     ious: Tensor
     """The IoU of the predicted box with it, (P,)."""
-    all_ious: Tensor
-    """That IoU for each prior, 0 for those that are not positive, (B, A)."""
+    all_ious: Tensor | None
+    """That IoU for each prior, 0 for those that are not positive, (B, A); None where no target is made of it."""
 
 
 @MODELS.register_module()
@@ -84,7 +94,7 @@ class YOLOXHead(MMDetYOLOXHead):
         self.cls_target = cls_target
         self.compiled = compile
         self.softmax = not getattr(self.loss_cls, 'use_sigmoid', True)
-        self._known_priors: dict[tuple, Tensor] = {}
+        self._known_priors: dict[tuple, Priors] = {}
         self._check_losses()
 
     def _check_losses(self) -> None:
@@ -138,13 +148,13 @@ class YOLOXHead(MMDetYOLOXHead):
         outputs = cls_scores, bbox_preds, objectnesses
         if isinstance(self.assigner, BatchSimOTAAssigner):
             losses = _compiled_losses() if self.compiled else YOLOXHead._batch_losses
-            return losses(self, priors, *outputs, pad(batch_gt_instances, priors, in_buckets=self.compiled))
+            return losses(self, priors, *outputs, pad(batch_gt_instances, priors.corners, in_buckets=self.compiled))
         ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
         return self._losses(priors, *outputs, partial(self._assign_each, batch_gt_instances, ignored))
 
     def _batch_losses(
         self,
-        priors: Tensor,
+        priors: Priors,
         cls_scores: Sequence[Tensor],
         bbox_preds: Sequence[Tensor],
         objectnesses: Sequence[Tensor],
@@ -155,21 +165,23 @@ class YOLOXHead(MMDetYOLOXHead):
 
     def _losses(
         self,
-        priors: Tensor,
+        priors: Priors,
         cls_scores: Sequence[Tensor],
         bbox_preds: Sequence[Tensor],
         objectnesses: Sequence[Tensor],
-        assign: Callable[[Tensor, Tensor, Tensor], Positives],
+        assign: Callable[[Tensor, tuple[Tensor, Tensor], Tensor], Positives],
     ) -> dict[str, Tensor]:
-        """The losses of a batch whose positives `assign` finds, from priors, scores and boxes."""
+        """The losses of a batch whose positives `assign` finds, from the priors' centres, logits and boxes."""
         cls_preds, offsets, objectness = (_flatten(levels) for levels in (cls_scores, bbox_preds, objectnesses))
-        offsets = offsets.to(priors.dtype)
+        corners = priors.corners
+        offsets = offsets.to(corners.dtype)
         with torch.no_grad():
-            positives = assign(priors, self._scores(cls_preds, objectness), _decode(priors, offsets))
+            logits = self._sigmoid_logits(cls_preds, dim=-1), objectness
+            positives = assign(priors.centres, logits, _decode(corners, offsets))
         # Averaged over the ranks, as YOLOX does; mmdet: better on COCO.
-        num_positive = reduce_mean(positives.mask.sum(dtype=priors.dtype)).clamp(min=1)
+        num_positive = reduce_mean(positives.mask.sum(dtype=corners.dtype)).clamp(min=1)
         owned = positives.owned
-        own_offsets, own_priors = positives.pick(offsets), positives.pick(priors.expand_as(offsets))
+        own_offsets, own_corners = positives.pick(offsets), positives.pick(corners.expand_as(offsets))
 
         losses = dict(
             loss_cls=self._loss(
@@ -182,7 +194,7 @@ class YOLOXHead(MMDetYOLOXHead):
             ),
             loss_bbox=self._loss(
                 self.loss_bbox,
-                _decode(own_priors, own_offsets),
+                _decode(own_corners, own_offsets),
                 positives.boxes,
                 num_positive,
                 owned,
@@ -194,7 +206,7 @@ class YOLOXHead(MMDetYOLOXHead):
             ),
         )
         if self.use_l1:
-            target = self._get_l1_target(torch.zeros_like(positives.boxes), positives.boxes, own_priors)
+            target = self._get_l1_target(torch.zeros_like(positives.boxes), positives.boxes, own_corners)
             losses['loss_l1'] = self._loss(self.loss_l1, own_offsets, target, num_positive, owned, _no_offset)
         return losses
 
@@ -224,11 +236,11 @@ class YOLOXHead(MMDetYOLOXHead):
             **context: What the loss asks for beside them.
         """
         if isinstance(loss, ElementwiseLoss):
-            context['weight'] = None if owned is None else owned.to(pred.dtype)
-        elif not len(pred):
+            return loss(pred, target, owned, reduction_override='sum', **context) / num_positive
+        if not len(pred):
             # Keeps the branch in the graph, which DDP asks of every parameter.
             return pred.sum() * 0
-        elif owned is not None:
+        if owned is not None:
             rows = owned.unsqueeze(-1)
             empty_pred, empty_target = neutral(pred, target)
             target = torch.where(rows if target.dim() > 1 else owned, target, empty_target)
@@ -251,45 +263,36 @@ class YOLOXHead(MMDetYOLOXHead):
             return {}
         return dict(image_size=[side * self.prior_generator.strides[0][0] for side in levels[0].shape[2:]])
 
-    def _scores(self, cls_preds: Tensor, objectness: Tensor) -> Tensor:
-        """The scores that are assigned by, (B, A, C), in float32, which is what mmdet's assigner knows."""
-        cls_preds = self._sigmoid_logits(cls_preds.float(), dim=-1)
-        return cls_preds.sigmoid().mul_(objectness.float().sigmoid()).sqrt_()
-
     def _assign_batch(
-        self, ground_truth: tuple[Tensor, Tensor, Tensor], priors: Tensor, scores: Tensor, boxes: Tensor
+        self, ground_truth: tuple[Tensor, Tensor, Tensor], centres: Tensor, logits: tuple[Tensor, Tensor], boxes: Tensor
     ) -> Positives:
         """The positives by mmext's assigner: tensors of a fixed shape for as many boxes, and no host sync.
 
         Args:
             ground_truth: Boxes, labels and mask; see :func:`pad`.
-            priors: Corner and stride of each prior, (A, 4).
-            scores: What is assigned by, (B, A, C).
+            centres: Centre and stride of each prior, (A, 4).
+            logits: Of the classes, (B, A, C), and of the objectness, (B, A, 1).
             boxes: Decoded boxes, (B, A, 4).
         """
         gt_boxes, gt_labels, gt_mask = ground_truth
-        result = self.assigner.assign_batch(boxes, scores, _centres(priors), gt_boxes, gt_labels, gt_mask)
-        gt_inds = result.gt_inds.gather(1, result.slots)
-
-        def pick(rows: Tensor) -> Tensor:
-            return rows.gather(1, result.slots.unsqueeze(-1).expand(-1, -1, rows.shape[-1])).flatten(0, 1)
+        result = self.assigner.assign_batch(boxes, logits, centres, gt_boxes, gt_labels, gt_mask)
 
         return Positives(
             mask=result.positive,
-            pick=pick,
+            pick=lambda rows: _Pick.apply(rows, result.slots).flatten(0, 1),
             owned=result.owned.flatten(),
-            boxes=gt_boxes.gather(1, gt_inds.unsqueeze(-1).expand(-1, -1, 4)).flatten(0, 1),
-            labels=gt_labels.gather(1, gt_inds).flatten(),
-            ious=result.ious.gather(1, result.slots).flatten(),
-            all_ious=result.ious,
+            boxes=gt_boxes.gather(1, result.gt_inds.unsqueeze(-1).expand(-1, -1, 4)).flatten(0, 1),
+            labels=gt_labels.gather(1, result.gt_inds).flatten(),
+            ious=result.ious.flatten(),
+            all_ious=result.of_priors(result.ious, 0) if self.obj_target == 'iou' else None,
         )
 
     def _assign_each(
         self,
         instances: Sequence[InstanceData],
         ignored: Sequence[InstanceData | None],
-        priors: Tensor,
-        scores: Tensor,
+        centres: Tensor,
+        logits: tuple[Tensor, Tensor],
         boxes: Tensor,
     ) -> Positives:
         """The positives by the assigner of `train_cfg`, image by image.
@@ -297,18 +300,17 @@ class YOLOXHead(MMDetYOLOXHead):
         Args:
             instances: The ground truth of each image.
             ignored: Its boxes to ignore.
-            priors: Corner and stride of each prior, (A, 4).
-            scores: What is assigned by, (B, A, C).
+            centres: Centre and stride of each prior, (A, 4).
+            logits: Of the classes, (B, A, C), and of the objectness, (B, A, 1).
             boxes: Decoded boxes, (B, A, 4).
         """
-        centres = _centres(priors).float()
         results = [
             self.assigner.assign(
-                pred_instances=InstanceData(bboxes=box.float(), scores=score, priors=centres),
+                pred_instances=InstanceData(bboxes=box.float(), scores=score, priors=centres.float()),
                 gt_instances=InstanceData(bboxes=gt.bboxes.float(), labels=gt.labels),
                 gt_instances_ignore=ignore,
             )
-            for score, box, gt, ignore in zip(scores, boxes, instances, ignored)
+            for score, box, gt, ignore in zip(yolox_scores(*logits), boxes, instances, ignored)
         ]
         mask = torch.stack([result.gt_inds > 0 for result in results])
         ious = torch.stack([result.max_overlaps for result in results])
@@ -353,17 +355,19 @@ class YOLOXHead(MMDetYOLOXHead):
 
     def _sigmoid_logits(self, logits: Tensor, dim: int) -> Tensor:
         """Logits whose sigmoid is the predicted probability: mmdet's code takes the sigmoid."""
-        return logits.softmax(dim).logit() if self.softmax else logits
+        return logits.float().softmax(dim).logit() if self.softmax else logits
 
-    def _priors(self, levels: Sequence[Tensor]) -> Tensor:
-        """Corner and stride of each prior, (A, 4), in float32 or wider; made once for each size of the input."""
+    def _priors(self, levels: Sequence[Tensor]) -> Priors:
+        """The priors in float32 or wider, made once for each size of the input."""
         dtype = torch.promote_types(levels[0].dtype, torch.float32)
         sizes = tuple(level.shape[2:] for level in levels)
         key = sizes, dtype, levels[0].device
         if key not in self._known_priors:
-            self._known_priors[key] = torch.cat(
+            corners = torch.cat(
                 self.prior_generator.grid_priors(sizes, dtype=dtype, device=levels[0].device, with_stride=True)
             )
+            corner, stride = corners.split(2, dim=-1)
+            self._known_priors[key] = Priors(corners, torch.cat([corner + stride * 0.5, stride], dim=-1))
         return self._known_priors[key]
 
     def _bbox_post_process(
@@ -379,17 +383,30 @@ def _flatten(levels: Sequence[Tensor]) -> Tensor:
     return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
 
 
-def _decode(priors: Tensor, offsets: Tensor) -> Tensor:
-    """Boxes (x1, y1, x2, y2) from priors (corner and stride) and offsets (..., 4), as mmdet decodes them."""
-    corner, stride = priors.split(2, dim=-1)
+class _Pick(torch.autograd.Function):
+    """The rows of (B, A, n) at (B, P): (B, P, n). `gather` would keep the whole tensor for the backward."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = rows.shape
+        return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,), (images, number, channels) = ctx.saved_tensors, ctx.shape
+        # In memory (B, n, A), as _flatten has it.
+        rows = gradient.new_zeros(images, channels, number)
+        rows.scatter_add_(2, index.unsqueeze(1).expand(-1, channels, -1), gradient.transpose(1, 2))
+        return rows.transpose(1, 2), None
+
+
+def _decode(corners: Tensor, offsets: Tensor) -> Tensor:
+    """Boxes (x1, y1, x2, y2) from corner and stride of the priors and offsets (..., 4), as mmdet decodes them."""
+    corner, stride = corners.split(2, dim=-1)
     shift, log_side = offsets.split(2, dim=-1)
     centre, half = shift * stride + corner, log_side.exp() * stride / 2
     return torch.cat([centre - half, centre + half], dim=-1)
-
-
-def _centres(priors: Tensor) -> Tensor:
-    """Centre and stride of each prior: YOLOX regresses from the corner and assigns by the centre."""
-    return torch.cat([priors[:, :2] + priors[:, 2:] * 0.5, priors[:, 2:]], dim=-1)
 
 
 def pad(instances: Sequence[InstanceData], like: Tensor, in_buckets: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -412,10 +429,9 @@ def pad(instances: Sequence[InstanceData], like: Tensor, in_buckets: bool = Fals
         for first, number in zip(accumulate(numbers, initial=0), numbers)
     ]
     rows = torch.tensor(rows, dtype=torch.long).to(like.device, non_blocking=True)
-    index = rows.clamp(min=0).flatten()
-    boxes = torch.cat([each.bboxes for each in instances]).to(like.dtype).index_select(0, index)
-    labels = torch.cat([each.labels for each in instances]).long().index_select(0, index)
-    return boxes.view(*rows.shape, 4), labels.view(rows.shape), rows >= 0
+    # The padding holds the last box, and is masked.
+    boxes = torch.cat([each.bboxes for each in instances])[rows].to(like.dtype)
+    return boxes, torch.cat([each.labels for each in instances])[rows].long(), rows >= 0
 
 
 @cache

@@ -88,18 +88,19 @@ def compare(numbers, kind, seed, size=160, side=0.5, classes=CLASSES, edit=lambd
     boxes, scores = zip(*(predictions(gt, size, generator, kind, classes) for gt in instances))
     boxes, scores, gt_boxes, gt_labels, mask = batch(instances, boxes, scores)
     ours = BatchSimOTAAssigner(**arguments).assign_batch(boxes, scores, priors(size), gt_boxes, gt_labels, mask)
+    gt_inds, ious = ours.of_priors(ours.gt_inds, -1), ours.of_priors(ours.ious, 0)
+    assert torch.equal(ours.positive, gt_inds >= 0)
     theirs, ties = Watched(), 0
     for index, gt in enumerate(instances):
         expected = theirs.assign(InstanceData(bboxes=boxes[index], scores=scores[index], priors=priors(size)), gt)
         positive = ours.positive[index]
         if len(gt) and expected.gt_inds.any() and theirs.tied():
             ties += 1
-            check_tied(theirs, positive, ours.gt_inds[index])
+            check_tied(theirs, positive, gt_inds[index])
             continue
         assert torch.equal(positive, expected.gt_inds > 0)
-        assert torch.equal(ours.gt_inds[index][positive], expected.gt_inds[positive] - 1)
-        assert torch.equal(ours.ious[index][positive], expected.max_overlaps[positive])
-        assert (ours.ious[index][~positive] == 0).all()
+        assert torch.equal(gt_inds[index][positive], expected.gt_inds[positive] - 1)
+        assert torch.equal(ious[index][positive], expected.max_overlaps[positive])
     check_slots(ours, arguments.get('candidate_topk', 10))
     return ties
 
@@ -201,8 +202,10 @@ def test_padding_is_not_read():
         torch.cat([gt_labels, torch.ones(2, 4).long()], 1),
         torch.cat([mask, torch.zeros(2, 4).bool()], 1),
     )
-    for name in ('positive', 'gt_inds', 'ious'):
-        assert torch.equal(getattr(padded, name), getattr(expected, name))
+    assert torch.equal(padded.positive, expected.positive)
+    for name in ('gt_inds', 'ious'):
+        spread = [result.of_priors(getattr(result, name), -1) for result in (padded, expected)]
+        assert torch.equal(*spread)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
@@ -215,8 +218,27 @@ def test_other_types_are_assigned_in_float32(dtype):
     for tensors in (given, [tensor.float() for tensor in given]):
         arguments = batch([InstanceData(bboxes=tensors[2], labels=instances[0].labels)], [tensors[0]], [tensors[1]])
         results.append(BatchSimOTAAssigner().assign_batch(*arguments[:2], priors(), *arguments[2:]))
-    assert torch.equal(results[0].gt_inds, results[1].gt_inds)
+    for ours, theirs in zip(*results):
+        assert torch.equal(ours, theirs)
     assert results[0].ious.dtype == torch.float32
+
+
+def test_from_logits():
+    """YOLOX's score is computed group by group, and the logits are left as they are."""
+    generator = torch.Generator().manual_seed(0)
+    instances = ground_truth([3, 9], 160, generator)
+    cls_logits, objectness = torch.randn(2, 525, CLASSES + 1, generator=generator).split([CLASSES, 1], -1)
+    boxes, scores = zip(*(predictions(gt, 160, generator, 'late') for gt in instances))
+    boxes, _, *truth = batch(instances, boxes, scores)
+    before = cls_logits.clone()
+    assigner = BatchSimOTAAssigner()
+    results = [
+        assigner.assign_batch(boxes, scores, priors(), *truth)
+        for scores in ((cls_logits, objectness), (cls_logits.sigmoid() * objectness.sigmoid()).sqrt())
+    ]
+    for ours, theirs in zip(*results):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(cls_logits, before)
 
 
 class TestOneImage:
