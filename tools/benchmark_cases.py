@@ -23,7 +23,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmext import losses
-from mmext.assigners import BatchSimOTAAssigner
+from mmext.assigners import BatchAssignment, BatchSimOTAAssigner
 from mmext.heads.nms import lacks_cuda_ops
 from mmext.heads.yolox_head import pad
 
@@ -332,14 +332,17 @@ class Assignment:
 
     @torch.no_grad()
     def mmext(self) -> Outputs:
-        """The same, for the whole batch at once."""
+        """mmext's, for the whole batch at once."""
         ground_truth = pad(self.instances, self.boxes)
         result = self.ours.assign_batch(self.boxes, (self.cls, self.obj), self.priors, *ground_truth)
-        return dict(box=result.of_priors(result.gt_inds, -1), iou=result.of_priors(result.ious, 0))
+        return result._asdict()
 
     @torch.no_grad()
     def compare(self, reference: Outputs, outputs: Outputs) -> Comparison:
         """How many priors differ in their box, without a tie, or in their IoU with it; and how many by a tie."""
+        if 'slots' in outputs:
+            result = BatchAssignment(**outputs)
+            outputs = dict(box=result.of_priors(result.gt_inds, -1), iou=result.of_priors(result.ious, 0))
         differ = reference['box'] != outputs['box']
         wrong = ~differ & ((reference['iou'] - outputs['iou']).abs() > self.setting.tolerance)
         ties = torch.zeros_like(differ)

@@ -42,6 +42,8 @@ class BatchAssignment(NamedTuple):
     def of_priors(self, values: Tensor, default: float) -> Tensor:
         """Of each prior the value that its owner has, (B, S) -> (B, A); the default where it has none."""
         number = self.positive.shape[1]
+        if not self.slots.shape[1]:
+            return values.new_full(self.positive.shape, default)
         # The other slots write to a place beyond the last prior.
         places = torch.where(self.owned, self.slots, number)
         return values.new_full((len(values), number + 1), default).scatter_(1, places, values)[:, :-1]
@@ -172,8 +174,10 @@ class BatchSimOTAAssigner(BaseAssigner):
         (num_images, num_priors, _), num_gts = boxes.shape, gt_boxes.shape[1]
         if not num_gts:
             positive = boxes.new_zeros(num_images, num_priors, dtype=torch.bool)
-            empty = gt_labels.long()
-            return BatchAssignment(positive, empty, empty.bool(), empty, empty.float())
+            slots, owned, ious = (
+                boxes.new_empty(num_images, 0, dtype=kind) for kind in (torch.long, torch.bool, torch.float)
+            )
+            return BatchAssignment(positive, slots, owned, slots, ious)
         scores = (scores,) if isinstance(scores, Tensor) else scores
         inputs = (boxes.float(), gt_boxes.float(), gt_labels.long(), gt_mask, *scores)
         group = self._group_size(num_priors, num_gts, scores[0])

@@ -422,7 +422,14 @@ def pad(instances: Sequence[InstanceData], like: Tensor, in_buckets: bool = Fals
     """
     numbers = [len(each) for each in instances]
     width = max(numbers)
-    if in_buckets and width:
+    if not width:
+        shape = (len(instances), 0)
+        return (
+            like.new_empty(*shape, 4),
+            like.new_empty(shape, dtype=torch.long),
+            like.new_empty(shape, dtype=torch.bool),
+        )
+    if in_buckets:
         width = max(8, 2 ** math.ceil(math.log2(width)))
     rows = [
         [first + index if index < number else -1 for index in range(width)]
