@@ -112,10 +112,12 @@ def synchronize(device: str) -> None:
 
 
 def interleave(runs: dict[str, Run], repeats: int, device: str) -> dict[str, list[float]]:
-    """The seconds of each call; the providers take turns."""
+    """The seconds of each call; the providers take turns, on a GPU with an empty L2 cache."""
     times = {name: [] for name in runs}
+    flush = torch.empty(2**28 if device == 'cuda' else 0, dtype=torch.uint8, device=device)
     for _ in range(repeats):
         for name, run in runs.items():
+            flush.zero_()
             synchronize(device)
             start = time.perf_counter()
             run()

@@ -386,8 +386,21 @@ OWN_LOSSES = dict(
     loss_obj=dict(type='mmext.VarifocalLoss', reduction='sum'),
 )
 ASSIGNERS = dict(mmdet='mmdet.SimOTAAssigner', mmext='mmext.BatchSimOTAAssigner')
-# Whose head and assigner a provider has, and whether it has mmext's losses or the stock ones.
-HEADS = dict(mmdet=('mmdet', False), mmext=('mmext', False), mmext_losses=('mmext', True))
+
+
+@dataclass(frozen=True)
+class Head:
+    """A YOLOX head with its own assigner."""
+
+    scope: str
+    own: bool = False
+    """mmext's losses, not the stock ones."""
+    compile: bool = False
+
+
+HEADS = dict(
+    mmdet=Head('mmdet'), mmext=Head('mmext'), mmext_losses=Head('mmext', own=True), compiled=Head('mmext', compile=True)
+)
 
 
 @cache
@@ -396,16 +409,18 @@ def base_config(model: str) -> Config:
     return get_config(f'mmdet::yolox/yolox_{model}_8xb8-300e_coco.py')
 
 
-def yolox_config(setting: Setting, scope: str, own: bool) -> Config:
-    """The config with the head and the assigner of `scope`, and the stock losses or mmext's own."""
+def yolox_config(setting: Setting, kind: Head) -> Config:
+    """The config with that head."""
     config = copy.deepcopy(base_config(setting.model))
     config.model.data_preprocessor.batch_augments = None
     head = config.model.bbox_head
-    head.update(type=f'{scope}.YOLOXHead', num_classes=setting.classes)
+    head.update(
+        type=f'{kind.scope}.YOLOXHead', num_classes=setting.classes, **({'compile': True} if kind.compile else {})
+    )
     # One by one: update() would merge a loss into mmdet's.
-    for name, loss in OWN_LOSSES.items() if own else ():
+    for name, loss in OWN_LOSSES.items() if kind.own else ():
         head[name] = loss
-    config.model.train_cfg = dict(assigner=dict(type=ASSIGNERS[scope], center_radius=CENTER_RADIUS))
+    config.model.train_cfg = dict(assigner=dict(type=ASSIGNERS[kind.scope], center_radius=CENTER_RADIUS))
     return config
 
 
@@ -429,11 +444,11 @@ def loss_by_feat(setting: Setting) -> Workload:
         outputs = {name: value.detach() for name, value in values.items()}
         return outputs | {f'gradient {number}': gradient for number, gradient in enumerate(gradients)}
 
-    def head(scope: str, own: bool) -> nn.Module:
-        config = yolox_config(setting, scope, own).model
+    def head(kind: Head) -> nn.Module:
+        config = yolox_config(setting, kind).model
         return build(dict(config.bbox_head, train_cfg=config.train_cfg)).to(setting.device)
 
-    reference = cache(lambda own: run(head('mmdet', own), exact, replace(setting, dtype=torch.float32)))
+    reference = cache(lambda own: run(head(Head('mmdet', own)), exact, replace(setting, dtype=torch.float32)))
 
     def compare_with_ties(reference: Outputs, outputs: Outputs) -> Comparison:
         comparison = compare(reference, outputs, setting.tolerance)
@@ -445,9 +460,9 @@ def loss_by_feat(setting: Setting) -> Workload:
 
     return Workload(
         providers={
-            name: partial(run, head(*HEADS[name]), levels, setting) for name in HEADS if name in setting.providers
+            name: partial(run, head(kind), levels, setting) for name, kind in HEADS.items() if name in setting.providers
         },
-        reference=lambda provider: reference(HEADS[provider][1]),
+        reference=lambda provider: reference(HEADS[provider].own),
         compare=compare_with_ties,
         inputs=inputs,
     )
@@ -467,8 +482,8 @@ def step(setting: Setting) -> Workload:
         data_samples=[DetDataSample(gt_instances=each, metainfo=meta) for each in instances],
     )
 
-    def train(scope: str, own: bool) -> Run:
-        config = yolox_config(setting, scope, own)
+    def train(kind: Head) -> Run:
+        config = yolox_config(setting, kind)
         # Random images teach nothing: a rate that keeps the losses finite however often the step is repeated.
         config.optim_wrapper.optimizer.lr = 1e-6
         if half:
@@ -479,11 +494,11 @@ def step(setting: Setting) -> Workload:
             wrapper = build_optim_wrapper(model.to(setting.device).train(), config.optim_wrapper)
         return lambda: model.train_step(data, wrapper)
 
-    reference = cache(lambda own: train('mmdet', own)())
+    reference = cache(lambda own: train(Head('mmdet', own))())
     return Workload(
-        providers={name: train(*HEADS[name]) for name in HEADS if name in setting.providers},
+        providers={name: train(kind) for name, kind in HEADS.items() if name in setting.providers},
         # A first step, as the provider's is when it is compared.
-        reference=lambda provider: reference(HEADS[provider][1]),
+        reference=lambda provider: reference(HEADS[provider].own),
         # In half precision the features are rounded, and the assignment differs.
         compare=partial(compare, tolerance=math.inf if half else 1e-3),
     )

@@ -209,10 +209,10 @@ class BatchSimOTAAssigner(BaseAssigner):
 
         topk = min(self.candidate_topk, ious.shape[-1])
         highest = (ious * valid).topk(topk).values
-        # Summed over the first dimension, in mmdet's order: the sum is cut to an integer.
-        number = highest.flatten(0, 1).t().contiguous().sum(0).int().clamp_(min=1).view_as(real)
+        # Summed over the first dimension, in mmdet's order, which cuts the sum to an integer.
+        number = highest.flatten(0, 1).t().contiguous().sum(0).clamp_(min=1).view_as(real)
         lowest, candidates = cost.topk(topk, largest=False)
-        taken = (torch.arange(topk, device=cost.device) < number) & (lowest < float('inf'))
+        taken = (torch.arange(1, topk + 1, device=cost.device) <= number) & (lowest < float('inf'))
         return self._resolve(cost, ious, candidates.flatten(1), taken.flatten(1), topk)
 
     def _regions(self, priors: Tensor, gt_corners: Corners) -> tuple[Tensor, Tensor]:
@@ -244,7 +244,7 @@ class BatchSimOTAAssigner(BaseAssigner):
         (_, num_gts, num_priors), number = cost.shape, slots.shape[1]
         indices = torch.arange(number, device=slots.device)
         nobody = slots.new_full((len(slots), num_priors), number)
-        owner = nobody.scatter_reduce(1, slots, torch.where(taken, indices, number), 'amin')
+        owner = nobody.scatter_reduce(1, slots, torch.where(taken, indices, nobody[:, :1]), 'amin')
         times = torch.zeros_like(owner).scatter_add_(1, slots, taken.long()).gather(1, slots)
         # A prior taken more than once goes to the cheapest of all boxes, be it one that did not take it.
         of_all_boxes = slots.unsqueeze(1).expand(-1, num_gts, -1)

@@ -176,8 +176,8 @@ class YOLOXHead(MMDetYOLOXHead):
         corners = priors.corners
         offsets = offsets.to(corners.dtype)
         with torch.no_grad():
-            logits = self._sigmoid_logits(cls_preds, dim=-1), objectness
-            positives = assign(priors.centres, logits, _decode(corners, offsets))
+            boxes = _decode(corners, offsets)
+            positives = assign(priors.centres, (self._sigmoid_logits(cls_preds, dim=-1), objectness), boxes)
         # Averaged over the ranks, as YOLOX does; mmdet: better on COCO.
         num_positive = reduce_mean(positives.mask.sum(dtype=corners.dtype)).clamp(min=1)
         owned = positives.owned
@@ -194,7 +194,7 @@ class YOLOXHead(MMDetYOLOXHead):
             ),
             loss_bbox=self._loss(
                 self.loss_bbox,
-                _decode(own_corners, own_offsets),
+                _Decoded.apply(own_offsets, own_corners, positives.pick(boxes)),
                 positives.boxes,
                 num_positive,
                 owned,
@@ -328,8 +328,9 @@ class YOLOXHead(MMDetYOLOXHead):
     def _cls_target(self, positives: Positives) -> Tensor:
         if self.cls_target == 'label':
             return positives.labels
-        one_hot = positives.labels.unsqueeze(-1) == torch.arange(self.num_classes, device=positives.labels.device)
-        return one_hot * positives.ious.unsqueeze(-1) if self.cls_target == 'iou' else one_hot.to(positives.ious.dtype)
+        score = positives.ious if self.cls_target == 'iou' else torch.ones_like(positives.ious)
+        target = score.new_zeros(len(score), self.num_classes)
+        return target.scatter_(1, positives.labels.unsqueeze(-1), score.unsqueeze(-1))
 
     def _obj_target(self, positives: Positives, dtype: torch.dtype) -> Tensor:
         target = positives.all_ious if self.obj_target == 'iou' else positives.mask
@@ -367,7 +368,9 @@ class YOLOXHead(MMDetYOLOXHead):
                 self.prior_generator.grid_priors(sizes, dtype=dtype, device=levels[0].device, with_stride=True)
             )
             corner, stride = corners.split(2, dim=-1)
-            self._known_priors[key] = Priors(corners, torch.cat([corner + stride * 0.5, stride], dim=-1))
+            # In memory (4, A), as the assigner reads them.
+            centres = torch.cat([corner + stride * 0.5, stride], dim=-1).t().contiguous().t()
+            self._known_priors[key] = Priors(corners, centres)
         return self._known_priors[key]
 
     def _bbox_post_process(
@@ -407,6 +410,22 @@ def _decode(corners: Tensor, offsets: Tensor) -> Tensor:
     shift, log_side = offsets.split(2, dim=-1)
     centre, half = shift * stride + corner, log_side.exp() * stride / 2
     return torch.cat([centre - half, centre + half], dim=-1)
+
+
+class _Decoded(torch.autograd.Function):
+    """Boxes that :func:`_decode` has made of offsets without a gradient, with the gradient: not decoded twice."""
+
+    @staticmethod
+    def forward(ctx, offsets: Tensor, corners: Tensor, boxes: Tensor) -> Tensor:
+        ctx.save_for_backward(corners, boxes)
+        return boxes.view_as(boxes)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        corners, boxes = ctx.saved_tensors
+        (x1y1, x2y2), (low, high) = boxes.split(2, dim=-1), gradient.split(2, dim=-1)
+        shift, log_side = (low + high) * corners[..., 2:], (high - low) * ((x2y2 - x1y1) / 2)
+        return torch.cat([shift, log_side], dim=-1), None, None
 
 
 def pad(instances: Sequence[InstanceData], like: Tensor, in_buckets: bool = False) -> tuple[Tensor, Tensor, Tensor]:

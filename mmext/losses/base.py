@@ -27,10 +27,10 @@ def power(base: Tensor, exponent: float, up_to_1: bool = False) -> Tensor:
     info = torch.finfo(base.dtype)
     if exponent == 0:
         return torch.ones_like(base)
-    if exponent >= 1:
-        if not up_to_1:
-            base = base.clamp(min=0, max=None if exponent == 1 else info.max ** (0.5 / exponent))
-        return base if exponent == 1 else base.pow(exponent)
+    if exponent == 1:
+        return base if up_to_1 else base.relu()
+    if exponent > 1:
+        return (base if up_to_1 else base.clamp(min=0, max=info.max ** (0.5 / exponent))).pow(exponent)
     return torch.where(base > info.eps, base.clamp(min=info.eps).pow(exponent), 0.0)
 
 
