@@ -15,6 +15,7 @@ from mmengine.structures import InstanceData
 
 from mmext.heads import YOLOXHead, yolox_head
 from mmext.heads.nms import suppress
+from mmext.heads.yolox_head import pad
 from mmext.testing import OpCounter
 
 CLASSES, CHANNELS, SIZE = 3, 8, 160
@@ -436,6 +437,44 @@ class TestFixedOperations:
         finally:
             torch.cuda.set_sync_debug_mode('default')
 
+    @pytest.mark.gpu
+    def test_captured_in_a_cuda_graph(self):
+        """Replayed with other numbers in the same memory it gives their losses and gradients."""
+        head = build('mmext.YOLOXHead', train_cfg=BATCH, **copy.deepcopy(own('ciou'))).cuda()
+        mine, others = (self.tensors(head, seed) for seed in (0, 1))
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.step(head, *mine)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = self.step(head, *mine)
+        expected = self.step(head, *others)
+        with torch.no_grad():
+            for tensor, other in zip(mine[0] + mine[1], others[0] + others[1]):
+                tensor.copy_(other)
+        graph.replay()
+        for ours, theirs in zip(captured, expected):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+    @staticmethod
+    def tensors(head, seed):
+        """The outputs of the head, level by level, and the padded ground truth."""
+        torch.manual_seed(seed)
+        features, instances, _ = inputs()
+        device = next(head.parameters()).device
+        outputs = head([torch.randn_like(feature).to(device) for feature in features])
+        truth = pad([instance.to(device) for instance in instances], features[0].to(device))
+        return [level.detach().requires_grad_() for levels in outputs for level in levels], list(truth)
+
+    @staticmethod
+    def step(head, levels, truth):
+        """The losses, and the gradients of the outputs."""
+        outputs = levels[:3], levels[3:6], levels[6:]
+        losses = head._batch_losses(head._priors(outputs[1]), *outputs, truth)
+        return [*losses.values(), *torch.autograd.grad(sum(losses.values()), levels)]
+
 
 class TestCompiled:
     """`loss_by_feat` as one graph."""
@@ -460,14 +499,20 @@ class TestCompiled:
             for compiled in (False, True)
         ]
         made = []
-        # 5 and 8 boxes are in one bucket, 9 in the next; without boxes there is nothing to assign.
-        for boxes in ((5, 0, 3), (2, 8, 1), (0, 9, 1), (0, 0, 0), (1, 1, 1)):
+        # 5 and 8 boxes are in one bucket, 9 in the next; without boxes there is nothing to assign. Another size, of
+        # which YOLOX has eleven, is another graph, once.
+        for boxes, rows in (
+            *(((5, 0, 3), None), ((2, 8, 1), None), ((0, 9, 1), None), ((0, 0, 0), None), ((1, 1, 1), None)),
+            *(((5, 0, 3), -1), ((2, 8, 1), -1), ((2, 8, 1), None)),
+        ):
+            features, *truth = inputs(boxes=boxes)
+            features = [feature[..., :rows, :] for feature in features]
             (expected, their_gradients), (ours, our_gradients) = (
-                losses_and_gradients(head, *inputs(boxes=boxes)) for head in heads
+                losses_and_gradients(head, features, *truth) for head in heads
             )
             assert ours == pytest.approx(expected, rel=1e-4, abs=1e-6)
             for theirs, own in zip(their_gradients, our_gradients):
                 torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-5)
             made.append(graphs['unique_graphs'])
-        assert [later - made[0] for later in made] == [0, 0, 1, 2, 2]
+        assert [later - made[0] for later in made] == [0, 0, 1, 2, 2, 3, 3, 3]
         yolox_head._compiled_losses.cache_clear()
