@@ -394,6 +394,26 @@ class TestClosedForm:
         expected = row.build()(logit.detach().double(), target).sum()
         torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.parametrize('shape', [(3,), (2, 4, 3), (2, 2, 2, 3)])
+    @pytest.mark.parametrize('labelled', [False, True])
+    def test_dimensions(self, row, shape, labelled):
+        generator = torch.Generator().manual_seed(0)
+        logit = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        target = torch.rand(shape, generator=generator, dtype=torch.float64)
+        if labelled:
+            target = (torch.randint(4, shape[:-1], generator=generator), target[..., 0])
+        losses = [row.build(reduction=reduction)(logit, target).sum() for reduction in ('sum', 'none')]
+        torch.testing.assert_close(*losses)
+        torch.testing.assert_close(*(torch.autograd.grad(loss, logit)[0] for loss in losses))
+
+    def test_strided_logits(self, row):
+        """As a head gives them: (B, C, A) in memory."""
+        logit, scores = (part.view(4, 10, 3) for part in logits_and_scores())
+        leaf = logit.transpose(1, 2).contiguous().requires_grad_()
+        losses = [row.build(reduction=reduction)(leaf.transpose(1, 2), scores).sum() for reduction in ('sum', 'none')]
+        torch.testing.assert_close(*losses)
+        torch.testing.assert_close(*(torch.autograd.grad(loss, leaf)[0] for loss in losses))
+
     def test_without_rows(self, row):
         logit = torch.zeros(0, 3, requires_grad=True)
         loss = row.build(reduction='sum')(logit, torch.zeros(0, 3))
