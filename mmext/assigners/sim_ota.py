@@ -212,8 +212,9 @@ class BatchSimOTAAssigner(BaseAssigner):
         # Summed over the first dimension, in mmdet's order, which cuts the sum to an integer.
         number = highest.flatten(0, 1).t().contiguous().sum(0).clamp_(min=1).view_as(real)
         lowest, candidates = cost.topk(topk, largest=False)
-        taken = (torch.arange(1, topk + 1, device=cost.device) <= number) & (lowest < float('inf'))
-        return self._resolve(cost, ious, candidates.flatten(1), taken.flatten(1), topk)
+        places = torch.arange(1, cost.shape[1] * topk + 1, device=cost.device)
+        taken = (places[:topk] <= number) & (lowest < float('inf'))
+        return self._resolve(cost, ious, candidates, taken, places)
 
     def _regions(self, priors: Tensor, gt_corners: Corners) -> tuple[Tensor, Tensor]:
         """Which priors lie in which box or its centre region, and which in both, (B, G, A)."""
@@ -239,20 +240,29 @@ class BatchSimOTAAssigner(BaseAssigner):
         return absent.transpose(1, 2).gather(1, label).sub_(present).sub_(absent.sum(-1).unsqueeze(1))
 
     @staticmethod
-    def _resolve(cost: Tensor, ious: Tensor, slots: Tensor, taken: Tensor, topk: int) -> BatchAssignment:
-        """Give each prior that was taken to one box, and to one of the slots that hold it."""
-        (_, num_gts, num_priors), number = cost.shape, slots.shape[1]
-        indices = torch.arange(number, device=slots.device)
-        nobody = slots.new_full((len(slots), num_priors), number)
-        owner = nobody.scatter_reduce(1, slots, torch.where(taken, indices, nobody[:, :1]), 'amin')
-        times = torch.zeros_like(owner).scatter_add_(1, slots, taken.long()).gather(1, slots)
+    def _resolve(cost: Tensor, ious: Tensor, candidates: Tensor, taken: Tensor, places: Tensor) -> BatchAssignment:
+        """Give each prior that was taken to one box, and to the first of the slots that hold it.
+
+        Args:
+            cost: Of each prior for each box, (B, G, A).
+            ious: Their IoU, (B, G, A).
+            candidates: The prior in each slot, (B, G, k).
+            taken: Which of them their box takes, (B, G, k).
+            places: The number of each slot, from 1, (G * k,).
+        """
+        (images, num_gts, num_priors), number, slots = cost.shape, len(places), candidates.flatten(1)
+        nobody = slots.new_full((images, num_priors), number + 1)
+        owner = nobody.scatter_reduce(1, slots, torch.where(taken.flatten(1), places, nobody[:, :1]), 'amin')
+        times = torch.zeros_like(owner).scatter_add_(1, slots, taken.flatten(1).long()).gather(1, slots)
         # A prior taken more than once goes to the cheapest of all boxes, be it one that did not take it.
         of_all_boxes = slots.unsqueeze(1).expand(-1, num_gts, -1)
-        gt_inds = torch.where(times > 1, cost.gather(2, of_all_boxes).argmin(1), indices // topk)
+        cheapest = cost.gather(2, of_all_boxes).argmin(1).view_as(candidates)
+        its_own = torch.arange(num_gts, device=cost.device).unsqueeze(1)
+        gt_inds = torch.where(times.view_as(candidates) > 1, cheapest, its_own).flatten(1)
         return BatchAssignment(
-            positive=owner < number,
+            positive=owner <= number,
             slots=slots,
-            owned=owner.gather(1, slots) == indices,
+            owned=owner.gather(1, slots) == places,
             gt_inds=gt_inds,
             ious=ious.gather(2, of_all_boxes).gather(1, gt_inds.unsqueeze(1)).squeeze(1),
         )

@@ -424,7 +424,9 @@ class _Decoded(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         corners, boxes = ctx.saved_tensors
         (x1y1, x2y2), (low, high) = boxes.split(2, dim=-1), gradient.split(2, dim=-1)
-        shift, log_side = (low + high) * corners[..., 2:], (high - low) * ((x2y2 - x1y1) / 2)
+        # Finite, since a slot that is not owned may hold any prior: its gradient is 0, and 0 * inf is not.
+        side = (x2y2 - x1y1).clamp(max=torch.finfo(boxes.dtype).max ** 0.25)
+        shift, log_side = (low + high) * corners[..., 2:], (high - low) * (side / 2)
         return torch.cat([shift, log_side], dim=-1), None, None
 
 

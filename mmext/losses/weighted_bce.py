@@ -127,7 +127,8 @@ def weighted_bce_sum(
     """
     labels, scores = labels_and_scores(logit, target)
     if scale is not None:
-        (scale,) = wide(scale.expand_as(logit))
+        (scale,) = wide(scale)
+        scale = scale.expand_as(logit)
     if logit.dim() == 1:
         logit, labels, scores, scale = (part if part is None else part[None] for part in (logit, labels, scores, scale))
     return _WeightedBCESum.apply(logit, labels, scores, scale, (weigh, gamma, per_class(alpha, logit)))

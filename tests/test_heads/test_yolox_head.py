@@ -298,6 +298,21 @@ class TestSoftmax:
 
 
 class TestPrecision:
+    @pytest.mark.parametrize('loss', [{}, {'loss_bbox': {'type': 'mmext.IoULoss', 'variant': 'ciou'}}])
+    def test_a_box_without_end_spoils_no_gradient(self, loss):
+        """A prior that no box takes may predict any side: mmdet's head would have a gradient of NaN."""
+        finite = {}
+        for kind, config in (('mmext.YOLOXHead', BATCH), ('mmdet.YOLOXHead', None)):
+            head = build(kind, **({'train_cfg': config} if config else {}), **copy.deepcopy(loss if config else {}))
+            features, _, metas = inputs(boxes=(1,))
+            instances = [InstanceData(bboxes=torch.tensor([[8.0, 8, 40, 40]]), labels=torch.tensor([0]))]
+            outputs = [[level.detach().requires_grad_() for level in levels] for levels in head(features)]
+            with torch.no_grad():
+                outputs[1][0][..., -5:, -5:] = 200
+            sum(head.loss_by_feat(*outputs, instances, metas).values()).backward()
+            finite[kind] = all(level.grad.isfinite().all() for levels in outputs for level in levels)
+        assert finite == {'mmext.YOLOXHead': True, 'mmdet.YOLOXHead': False}
+
     def test_half_outputs_are_decoded_in_float32(self):
         """At 600 px float16 has steps of half a pixel: a box a quarter off would not move."""
         head = build('mmext.YOLOXHead', strides=(8,))
