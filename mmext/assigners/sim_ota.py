@@ -17,8 +17,8 @@ OUTSIDE, EPS_IOU, EPS_UNION, LOWEST_LOG = 100000.0, 1e-7, 1e-6, -100.0
 # How much memory a group of images may take: on a CPU it stays in the cache.
 MAX_BYTES = {'cpu': 2**23, 'cuda': 2**28}
 Corners = tuple[Tensor, Tensor]
-# How many float32 tensors (G, A) are alive at the most.
-ALIVE = 12
+# How many float32 tensors (G, A) are alive at the most, of an image with G boxes and A priors.
+ALIVE = 7
 
 
 class BatchAssignment(NamedTuple):
@@ -71,7 +71,7 @@ def pairwise_iou(box_corners: Corners, gt_corners: Corners) -> Tensor:
 
 @TASK_UTILS.register_module()
 class BatchSimOTAAssigner(BaseAssigner):
-    """mmdet's `SimOTAAssigner` for a whole batch: the same assignment, a fixed number of operations, no host sync.
+    """mmdet's `SimOTAAssigner` for a whole batch: the same assignment, as many operations for any batch, no host sync.
 
     The assignment equals mmdet's prior for prior, unless two costs tie at the last place that a box gives; then the
     costs of those assigned are the same. It is computed in float32, whatever the inputs' type.
@@ -88,8 +88,8 @@ class BatchSimOTAAssigner(BaseAssigner):
         iou_weight: The weight of the IoU's cost, at least 0.
         cls_weight: The weight of the classes' cost, at least 0.
         iou_calculator: mmdet's `BboxOverlaps2D`, whose formula is used.
-        max_bytes: About how much memory the assignment of a batch may take; beyond it the images go in groups. None: 8
-            MiB on a CPU, as much as its cache holds, else 256 MiB.
+        max_bytes: About how much memory the assignment of a batch may take; beyond it the images go in groups, and
+            each group takes as many operations. None: 8 MiB on a CPU, as much as its cache holds, else 256 MiB.
 
     Raises:
         ValueError: For a number outside its range, or another calculator.
@@ -108,6 +108,8 @@ class BatchSimOTAAssigner(BaseAssigner):
     ):
         check_positive(self, center_radius=center_radius, **({} if max_bytes is None else {'max_bytes': max_bytes}))
         check_at_least(self, 1, candidate_topk=candidate_topk)
+        if not isinstance(candidate_topk, int):
+            raise ValueError(f'BatchSimOTAAssigner: candidate_topk must be an integer, but is {candidate_topk!r}')
         check_at_least(self, 0, iou_weight=iou_weight, cls_weight=cls_weight)
         if iou_calculator is not None and iou_calculator.get('type', '').split('.')[-1] != 'BboxOverlaps2D':
             raise ValueError(
@@ -168,7 +170,7 @@ class BatchSimOTAAssigner(BaseAssigner):
                 objectness, (B, A, 1), for :func:`yolox_scores`: this takes less memory.
             priors: Centre and stride of each prior, (A, 4).
             gt_boxes: The ground truth, (B, G, 4), in the unit of the boxes.
-            gt_labels: Its labels in 0..C-1, (B, G).
+            gt_labels: Its labels in 0..C-1, (B, G), those of the padding, too.
             gt_mask: Which of them are real, (B, G).
         """
         (num_images, num_priors, _), num_gts = boxes.shape, gt_boxes.shape[1]

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mmext.assigners import BatchSimOTAAssigner
 from mmext.assigners.sim_ota import yolox_scores
@@ -181,7 +182,7 @@ class YOLOXHead(MMDetYOLOXHead):
         # Averaged over the ranks, as YOLOX does; mmdet: better on COCO.
         num_positive = reduce_mean(positives.mask.sum(dtype=corners.dtype)).clamp(min=1)
         owned = positives.owned
-        own_offsets, own_corners = positives.pick(offsets), positives.pick(corners.expand_as(offsets))
+        corners = corners.expand_as(offsets)
 
         losses = dict(
             loss_cls=self._loss(
@@ -194,7 +195,7 @@ class YOLOXHead(MMDetYOLOXHead):
             ),
             loss_bbox=self._loss(
                 self.loss_bbox,
-                _Decoded.apply(own_offsets, own_corners, positives.pick(boxes)),
+                positives.pick(_Decoded.apply(offsets, corners, boxes)),
                 positives.boxes,
                 num_positive,
                 owned,
@@ -206,8 +207,11 @@ class YOLOXHead(MMDetYOLOXHead):
             ),
         )
         if self.use_l1:
+            own_corners = positives.pick(corners)
             target = self._get_l1_target(torch.zeros_like(positives.boxes), positives.boxes, own_corners)
-            losses['loss_l1'] = self._loss(self.loss_l1, own_offsets, target, num_positive, owned, _no_offset)
+            losses['loss_l1'] = self._loss(
+                self.loss_l1, positives.pick(offsets), target, num_positive, owned, _no_offset
+            )
         return losses
 
     @staticmethod
@@ -421,11 +425,12 @@ class _Decoded(torch.autograd.Function):
         return boxes.view_as(boxes)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         corners, boxes = ctx.saved_tensors
         (x1y1, x2y2), (low, high) = boxes.split(2, dim=-1), gradient.split(2, dim=-1)
-        # Finite, since a slot that is not owned may hold any prior: its gradient is 0, and 0 * inf is not.
-        side = (x2y2 - x1y1).clamp(max=torch.finfo(boxes.dtype).max ** 0.25)
+        # Finite, since most priors have a gradient of 0, whatever they predict, and 0 * inf is not 0.
+        side = (x2y2 - x1y1).nan_to_num(0, posinf=torch.finfo(boxes.dtype).max ** 0.25)
         shift, log_side = (low + high) * corners[..., 2:], (high - low) * (side / 2)
         return torch.cat([shift, log_side], dim=-1), None, None
 

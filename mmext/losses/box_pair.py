@@ -103,7 +103,9 @@ class BoxPair:
     @Lazy
     def intersection(self) -> Tensor:
         """Area of the intersection, (...)."""
-        return area(sides(torch.minimum(self.edges, self.target_edges)).relu())
+        wh = sides(torch.minimum(self.edges, self.target_edges))
+        # As `clamp` it passes the gradient at 0, or a box without width would never grow; its gradient takes one step.
+        return area(wh.masked_fill(wh < 0, 0))
 
     @Lazy
     def union(self) -> Tensor:

@@ -360,7 +360,10 @@ class SigmoidLoss(ElementwiseLoss):
 
 
 class WeightedBCELoss(SigmoidLoss):
-    """Base of the losses that are a weight times the binary cross entropy; their gradient has a closed form."""
+    """Base of the losses that are a weight times the binary cross entropy; their gradient has a closed form.
+
+    A subclass states its weight, which :meth:`elementwise` and :meth:`total` share.
+    """
 
     gamma: float
     alpha: float | Tensor
@@ -378,7 +381,8 @@ class WeightedBCELoss(SigmoidLoss):
 
     def total(self, pred: Tensor, target: Target, weight: Tensor | None) -> Tensor:
         logit = from_probability(pred) if self.activated else pred
-        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and logit.requires_grad):
+        closed = torch.is_grad_enabled() and logit.requires_grad and not torch.compiler.is_compiling()
+        if not closed or (weight is not None and weight.requires_grad):
             return super().total(pred, target, weight)
         scale = None
         if weight is not None:

@@ -115,7 +115,8 @@ def weighted_bce_sum(
     """The sum of :func:`weighted_bce` over all elements, its gradient computed beside it.
 
     The gradient is all that is kept for the backward. Nothing but it is as large as the logits, no dense target where
-    labels are given, and on a CPU no intermediate.
+    labels are given, and on a CPU no intermediate. It can be differentiated once, by the logits alone; for more, sum
+    :func:`weighted_bce`. The type of the logits decides that of the sum, float32 or wider.
 
     Args:
         logit: (..., C), before the sigmoid.
@@ -183,6 +184,7 @@ def _sum(
     else:
         # As if all were background; then the column of each label anew.
         loss, _ = _closed_form(logit, logit.new_zeros(()), weigh, gamma, alpha, out=gradient)
+        labels = labels.long()
         known = (labels >= 0) & (labels < logit.shape[-1])
         column = torch.where(known, labels, 0).unsqueeze(-1)
         score = (known if scores is None else known * scores).to(logit.dtype).unsqueeze(-1)

@@ -260,7 +260,14 @@ class TestOneImage:
 class TestArguments:
     @pytest.mark.parametrize(
         'arguments',
-        [{'center_radius': 0}, {'candidate_topk': 0}, {'iou_weight': -1.0}, {'cls_weight': '1'}, {'max_bytes': 0}],
+        [
+            {'center_radius': 0},
+            {'candidate_topk': 0},
+            {'candidate_topk': 9.5},
+            {'iou_weight': -1.0},
+            {'cls_weight': '1'},
+            {'max_bytes': 0},
+        ],
     )
     def test_out_of_range(self, arguments):
         with pytest.raises(ValueError, match=next(iter(arguments))):

@@ -458,6 +458,7 @@ class TestFixedOperations:
         head = build('mmext.YOLOXHead', train_cfg=BATCH, **copy.deepcopy(own('ciou'))).cuda()
         mine, others = (self.tensors(head, seed) for seed in (0, 1))
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
                 self.step(head, *mine)

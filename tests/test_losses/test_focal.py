@@ -414,6 +414,20 @@ class TestClosedForm:
         torch.testing.assert_close(*losses)
         torch.testing.assert_close(*(torch.autograd.grad(loss, leaf)[0] for loss in losses))
 
+    @pytest.mark.parametrize('dtype', [torch.int32, torch.int16, torch.int8, torch.uint8])
+    def test_types_of_labels(self, row, dtype):
+        logit, _ = logits_and_scores()
+        labels = torch.arange(40) % 4
+        losses = [row.build(reduction='sum')(logit.requires_grad_(), each) for each in (labels, labels.to(dtype))]
+        assert torch.equal(*losses)
+
+    def test_a_weight_that_learns(self, row):
+        logit, scores = logits_and_scores()
+        weight = torch.rand(40, dtype=torch.float64, requires_grad=True)
+        loss = row.build(reduction='sum')(logit.requires_grad_(), scores, weight)
+        values = row.build()(logit, scores).reshape(40, -1).sum(-1)
+        torch.testing.assert_close(torch.autograd.grad(loss, weight)[0], values.detach())
+
     def test_without_rows(self, row):
         logit = torch.zeros(0, 3, requires_grad=True)
         loss = row.build(reduction='sum')(logit, torch.zeros(0, 3))

@@ -120,6 +120,15 @@ def test_every_variant_has_vectors():
     assert {row[0] for row in WRITTEN_OUT} == set(VARIANTS)
 
 
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_a_box_without_width_grows(variant):
+    """Half precision and large coordinates round a small side away."""
+    pred, target = boxes([5.0, 2, 5, 8]).requires_grad_(), boxes([0.0, 0, 10, 10])
+    iou_loss(pred, target, variant, **OF_THE_VARIANT.get(variant, {})).sum().backward()
+    assert pred.grad[0, 0] > 0.05
+    assert pred.grad[0, 2] < -0.05
+
+
 @pytest.mark.parametrize('row', BOX_LOSSES, ids=str)
 class TestEveryBoxLoss:
     @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])

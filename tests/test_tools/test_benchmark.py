@@ -171,10 +171,14 @@ class TestTies:
         workload = cases.loss_by_feat(replace(SETTING, boxes=3))
         other = {name: 2 * value for name, value in workload.reference('mmext').items()}
         assert not workload.compare(workload.reference('mmext'), other).agrees
-        monkeypatch.setattr(cases.Assignment, 'compare', lambda *_: cases.Comparison(0, agrees=True, ties=4))
-        found = workload.compare(workload.reference('mmext'), other)
-        assert found.agrees
-        assert (found.difference, found.ties) == (pytest.approx(1), 4)
+        for ties, agrees in ((1, False), (400, True)):
+            monkeypatch.setattr(
+                cases.Assignment, 'compare', lambda *_, n=ties: cases.Comparison(0, agrees=True, ties=n)
+            )
+            found = workload.compare(workload.reference('mmext'), other)
+            assert (found.agrees, found.difference, found.ties) == (agrees, pytest.approx(1), ties)
+        other['loss_cls'] = torch.tensor(math.nan)
+        assert not workload.compare(workload.reference('mmext'), other).agrees
 
 
 @pytest.mark.parametrize(
