@@ -67,6 +67,7 @@ class YOLOXHead(MMDetYOLOXHead):
     * a loss with `reduction='mean'` is given an `avg_factor`, the number of positives, averaged over the ranks; one
       with `'sum'` is divided by it, as mmdet does. mmdet divides both: there a `mean` loss all but vanishes;
     * boxes are decoded in float32 or wider: float16 has steps of half a pixel from 512 px on;
+    * a prior that no box takes may predict a side beyond the range of its type: mmdet's gradients are NaN then;
     * a softmax loss for the classes (`use_sigmoid=False`) is predicted, and assigned, with a softmax;
     * NMS works on a GPU for which mmcv was built without operators.
 
