@@ -37,13 +37,15 @@ def variance(p: Tensor) -> Tensor:
     return torch.addcmul(p, p, p, value=-1)
 
 
-def focal_weight(p: Tensor, t: Tensor, gamma: float, alpha: Alpha) -> tuple[Tensor, Callable[[], Tensor]]:
+def focal_weight(p: Tensor, t: Tensor | None, gamma: float, alpha: Alpha) -> tuple[Tensor, Callable[[], Tensor]]:
     """The weight of :func:`focal_loss` and its slope."""
-    direction = 1 - 2 * t
-    miss = torch.addcmul(t, direction, p)
-    balance = (2 * alpha - 1) * t + (1 - alpha)
+    direction, miss, balance = 1, p, 1 - alpha
+    if t is not None:
+        direction = (t * -2).add_(1)
+        miss = torch.addcmul(t, direction, p)
+        balance = (t * (2 * alpha - 1)).add_(1 - alpha)
     weight = balance * power(miss, gamma, up_to_1=True)
-    return weight, lambda: lower_power(miss, gamma) * balance * direction * variance(p)
+    return weight, lambda: (direction * balance * lower_power(miss, gamma)).mul_(variance(p))
 
 
 def focal_loss(
@@ -167,13 +169,15 @@ def asymmetric_loss(
 
 
 def varifocal_weight(
-    p: Tensor, t: Tensor, gamma: float, alpha: Alpha, iou_weighted: bool = True
+    p: Tensor, t: Tensor | None, gamma: float, alpha: Alpha, iou_weighted: bool = True
 ) -> tuple[Tensor, Callable[[], Tensor]]:
     """The weight of :func:`varifocal_loss` and its slope."""
-    # Arithmetic, since masks take a CPU longer.
-    positive = t.sign()
-    of_negatives = (positive * -alpha).add_(alpha) * power(p, gamma, up_to_1=True)
-    weight = of_negatives + (t if iou_weighted else positive)
+    if t is not None:
+        # Arithmetic, since masks take a CPU longer.
+        positive = t.sign()
+        alpha = (positive * -alpha).add_(alpha)
+    of_negatives = alpha * power(p, gamma, up_to_1=True)
+    weight = of_negatives if t is None else of_negatives + (t if iou_weighted else positive)
     return weight, lambda: torch.addcmul(of_negatives, of_negatives, p, value=-1)
 
 
@@ -212,11 +216,13 @@ def varifocal_loss(
     return weigh_classes(weighted_bce(logit, target, weigh, gamma, alpha), class_weight)
 
 
-def quality_focal_weight(p: Tensor, t: Tensor, gamma: float, alpha: Alpha) -> tuple[Tensor, Callable[[], Tensor]]:
+def quality_focal_weight(
+    p: Tensor, t: Tensor | None, gamma: float, alpha: Alpha
+) -> tuple[Tensor, Callable[[], Tensor]]:
     """The weight of :func:`quality_focal_loss` and its slope; gamma is its beta."""
-    error = p - t
-    miss = error.abs()
-    return power(miss, gamma, up_to_1=True), lambda: lower_power(miss, gamma) * error.sign() * variance(p)
+    error = p if t is None else p - t
+    miss = p if t is None else error.abs()
+    return power(miss, gamma, up_to_1=True), lambda: error.sign().mul_(lower_power(miss, gamma)).mul_(variance(p))
 
 
 def quality_focal_loss(

@@ -22,10 +22,11 @@ from .base import wide
 
 Target = Tensor | tuple[Tensor, Tensor]
 Alpha = float | Tensor
-# Of p, t, gamma and alpha: the weight, and a function that computes its slope dw/dx, divided by gamma.
-Weigh = Callable[[Tensor, Tensor, float, Alpha], tuple[Tensor, Callable[[], Tensor]]]
+# Of p, t, gamma and alpha: the weight, and a function that computes its slope dw/dx, divided by gamma. A target of None
+# is 0 for all.
+Weigh = Callable[[Tensor, Tensor | None, float, Alpha], tuple[Tensor, Callable[[], Tensor]]]
 # On a CPU so many elements go at once in each thread: what is computed on the way stays in its cache.
-BLOCK = 2**16
+BLOCK = 2**17
 
 
 def labels_and_scores(logit: Tensor, target: Target) -> tuple[Tensor | None, Tensor | None]:
@@ -156,7 +157,15 @@ class _WeightedBCESum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient_of_sum: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (gradient_of_sum * gradient).to(ctx.dtype), None, None, None, None
+        # In place, unless another backward will ask for it; autograd itself frees it then.
+        multiply = torch.mul if _graph_is_kept() else Tensor.mul_
+        return multiply(gradient, gradient_of_sum).to(ctx.dtype), None, None, None, None
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward that runs was called with `retain_graph=True`; where torch does not tell, yes."""
+    ask = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
+    return ask is None or ask()
 
 
 def _blocks(*tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
@@ -183,7 +192,7 @@ def _sum(
         loss, _ = _closed_form(logit, scores.to(logit.dtype), weigh, gamma, alpha, out=gradient)
     else:
         # As if all were background; then the column of each label anew.
-        loss, _ = _closed_form(logit, logit.new_zeros(()), weigh, gamma, alpha, out=gradient)
+        loss, _ = _closed_form(logit, None, weigh, gamma, alpha, out=gradient)
         labels = labels.long()
         known = (labels >= 0) & (labels < logit.shape[-1])
         column = torch.where(known, labels, 0).unsqueeze(-1)
@@ -198,14 +207,15 @@ def _sum(
 
 
 def _closed_form(
-    logit: Tensor, target: Tensor, weigh: Weigh, gamma: float, alpha: Alpha, out: Tensor | None = None
+    logit: Tensor, target: Tensor | None, weigh: Weigh, gamma: float, alpha: Alpha, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The loss of each element and its gradient."""
     probability = logit.sigmoid()
     # (1 - t) x - log p, and log p = x where p underflows: half the time of `logsigmoid` on a CPU.
     log_p = torch.minimum(probability.clamp(min=torch.finfo(logit.dtype).tiny).log_(), logit)
-    entropy = torch.addcmul(logit, target, logit, value=-1).sub_(log_p)
+    entropy = (logit if target is None else torch.addcmul(logit, target, logit, value=-1)) - log_p
     weight, compute_slope = weigh(probability, target, gamma, alpha)
     slope = compute_slope()
-    gradient = torch.addcmul(probability.sub_(target).mul_(weight), slope, entropy, value=gamma, out=out)
+    error = probability * weight if target is None else probability.sub_(target).mul_(weight)
+    gradient = torch.addcmul(error, slope, entropy, value=gamma, out=out)
     return entropy.mul_(weight), gradient

@@ -352,7 +352,7 @@ class TestClosedForm:
     @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
     @pytest.mark.parametrize('target', ['scores', 'labels', 'labels and scores'])
     @pytest.mark.parametrize('weight', [None, 'rows', 'mask'])
-    @pytest.mark.parametrize('block', [2**16, 12])
+    @pytest.mark.parametrize('block', [2**17, 12])
     def test_equals_autograd(self, row, dtype, tolerance, target, weight, block, monkeypatch):
         monkeypatch.setattr(weighted_bce, 'BLOCK', block)
         logit, scores = logits_and_scores(dtype)
@@ -381,6 +381,9 @@ class TestClosedForm:
         first, second = (torch.autograd.grad(loss, logit, retain_graph=True)[0] for _ in range(2))
         assert torch.equal(first, second)
         assert torch.equal(first, saved[0])
+        (last,) = torch.autograd.grad(2 * loss, logit)
+        assert torch.equal(last, 2 * first)
+        assert last.data_ptr() == saved[0].data_ptr()
 
     @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
     def test_extreme_logits(self, row, dtype):
