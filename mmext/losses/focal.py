@@ -37,13 +37,20 @@ def variance(p: Tensor) -> Tensor:
     return torch.addcmul(p, p, p, value=-1)
 
 
+def mix(negative: Alpha, positive: Alpha, t: Tensor) -> Tensor:
+    """(1 - t) negative + t positive, in one operation."""
+    if isinstance(negative, Tensor):
+        return torch.lerp(negative, positive, t)
+    return torch.rsub(t, negative, alpha=negative - positive)
+
+
 def focal_weight(p: Tensor, t: Tensor | None, gamma: float, alpha: Alpha) -> tuple[Tensor, Callable[[], Tensor]]:
     """The weight of :func:`focal_loss` and its slope."""
     direction, miss, balance = 1, p, 1 - alpha
     if t is not None:
-        direction = (t * -2).add_(1)
+        direction = mix(1, -1, t)
         miss = torch.addcmul(t, direction, p)
-        balance = (t * (2 * alpha - 1)).add_(1 - alpha)
+        balance = mix(1 - alpha, alpha, t)
     weight = balance * power(miss, gamma, up_to_1=True)
     return weight, lambda: (direction * balance * lower_power(miss, gamma)).mul_(variance(p))
 
@@ -175,7 +182,7 @@ def varifocal_weight(
     if t is not None:
         # Arithmetic, since masks take a CPU longer.
         positive = t.sign()
-        alpha = (positive * -alpha).add_(alpha)
+        alpha = mix(alpha, 0 * alpha, positive)
     of_negatives = alpha * power(p, gamma, up_to_1=True)
     weight = of_negatives if t is None else of_negatives + (t if iou_weighted else positive)
     return weight, lambda: torch.addcmul(of_negatives, of_negatives, p, value=-1)
