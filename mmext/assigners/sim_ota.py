@@ -14,11 +14,11 @@ from mmext.registry import TASK_UTILS
 # mmdet's constants: added to the cost of a prior outside of a box or of its centre region; the smallest IoU that has a
 # logarithm; the smallest union; the smallest logarithm of a probability.
 OUTSIDE, EPS_IOU, EPS_UNION, LOWEST_LOG = 100000.0, 1e-7, 1e-6, -100.0
-# How much memory a group of images may take: on a CPU it stays in the cache.
+# How much memory a group of images may take: on a CPU little is fast, on a GPU many small operations are slow.
 MAX_BYTES = {'cpu': 2**23, 'cuda': 2**28}
-Corners = tuple[Tensor, Tensor]
 # How many float32 tensors (G, A) are alive at the most, of an image with G boxes and A priors.
 ALIVE = 7
+Corners = tuple[Tensor, Tensor]
 
 
 class BatchAssignment(NamedTuple):
@@ -71,7 +71,8 @@ def pairwise_iou(box_corners: Corners, gt_corners: Corners) -> Tensor:
 
 @TASK_UTILS.register_module()
 class BatchSimOTAAssigner(BaseAssigner):
-    """mmdet's `SimOTAAssigner` for a whole batch: the same assignment, as many operations for any batch, no host sync.
+    """mmdet's `SimOTAAssigner` for a whole batch: the same assignment, in operations whose number depends on no value,
+    without a host sync.
 
     The assignment equals mmdet's prior for prior, unless two costs tie at the last place that a box gives; then the
     costs of those assigned are the same. It is computed in float32, whatever the inputs' type.
@@ -89,7 +90,7 @@ class BatchSimOTAAssigner(BaseAssigner):
         cls_weight: The weight of the classes' cost, at least 0.
         iou_calculator: mmdet's `BboxOverlaps2D`, whose formula is used.
         max_bytes: About how much memory the assignment of a batch may take; beyond it the images go in groups, and
-            each group takes as many operations. None: 8 MiB on a CPU, as much as its cache holds, else 256 MiB.
+            each group takes as many operations. None: 8 MiB on a CPU, else 256 MiB.
 
     Raises:
         ValueError: For a number outside its range, or another calculator.

@@ -132,9 +132,9 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
                 loss = loss.mean() if loss.numel() else loss.sum()
         else:
             loss = self.total(pred, target, weight, **context)
-        if avg_factor is not None and reduction == 'mean':
-            tiny = torch.finfo(torch.float32).eps
-            loss = loss / (avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny))
+            if avg_factor is not None:
+                tiny = torch.finfo(torch.float32).eps
+                loss = loss / (avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny))
         return loss if self.loss_weight == 1 else self.loss_weight * loss
 
     def total(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
