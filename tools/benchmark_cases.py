@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from mmext import losses
 from mmext.assigners import BatchAssignment, BatchSimOTAAssigner
+from mmext.heads.batch import pad
 from mmext.heads.nms import lacks_cuda_ops
-from mmext.heads.yolox_head import pad
 
 STRIDES = (8, 16, 32)
 CENTER_RADIUS = 2.5

@@ -1,10 +1,8 @@
 """mmdet's YOLOX head, feeding its losses what they need."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -14,13 +12,13 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mmext.assigners import BatchSimOTAAssigner
 from mmext.assigners.sim_ota import yolox_scores
 from mmext.losses.base import ElementwiseLoss, check_choice
 from mmext.registry import MODELS
 
+from .batch import Decoded, Pick, decode, flatten, pad
 from .nms import lacks_cuda_ops, suppress
 
 OBJ_TARGETS = ('hard', 'iou')
@@ -174,11 +172,11 @@ class YOLOXHead(MMDetYOLOXHead):
         assign: Callable[[Tensor, tuple[Tensor, Tensor], Tensor], Positives],
     ) -> dict[str, Tensor]:
         """The losses of a batch whose positives `assign` finds, from the priors' centres, logits and boxes."""
-        cls_preds, offsets, objectness = (_flatten(levels) for levels in (cls_scores, bbox_preds, objectnesses))
+        cls_preds, offsets, objectness = (flatten(levels) for levels in (cls_scores, bbox_preds, objectnesses))
         corners = priors.corners
         offsets = offsets.to(corners.dtype)
         with torch.no_grad():
-            boxes = _decode(corners, offsets)
+            boxes = decode(corners, offsets)
             positives = assign(priors.centres, (self._sigmoid_logits(cls_preds, dim=-1), objectness), boxes)
         # Averaged over the ranks, as YOLOX does; mmdet: better on COCO.
         num_positive = reduce_mean(positives.mask.sum(dtype=corners.dtype)).clamp(min=1)
@@ -196,7 +194,7 @@ class YOLOXHead(MMDetYOLOXHead):
             ),
             loss_bbox=self._loss(
                 self.loss_bbox,
-                positives.pick(_Decoded.apply(offsets, corners, boxes)),
+                positives.pick(Decoded.apply(offsets, corners, boxes)),
                 positives.boxes,
                 num_positive,
                 owned,
@@ -284,7 +282,7 @@ class YOLOXHead(MMDetYOLOXHead):
 
         return Positives(
             mask=result.positive,
-            pick=lambda rows: _Pick.apply(rows, result.slots).flatten(0, 1),
+            pick=lambda rows: Pick.apply(rows, result.slots).flatten(0, 1),
             owned=result.owned.flatten(),
             boxes=gt_boxes.gather(1, result.gt_inds.unsqueeze(-1).expand(-1, -1, 4)).flatten(0, 1),
             labels=gt_labels.gather(1, result.gt_inds).flatten(),
@@ -384,88 +382,6 @@ class YOLOXHead(MMDetYOLOXHead):
         fallback = with_nms and results.bboxes.is_cuda and lacks_cuda_ops()
         results = super()._bbox_post_process(results, cfg, rescale, with_nms and not fallback, img_meta)
         return suppress(results, cfg.nms) if fallback and len(results) else results
-
-
-def _flatten(levels: Sequence[Tensor]) -> Tensor:
-    """(B, C, H, W) of each level -> (B, A, C), in memory (B, C, A): so the copy has long rows."""
-    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
-
-
-class _Pick(torch.autograd.Function):
-    """The rows of (B, A, n) at (B, P): (B, P, n). `gather` would keep the whole tensor for the backward."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.shape = rows.shape
-        return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        (index,), (images, number, channels) = ctx.saved_tensors, ctx.shape
-        # In memory (B, n, A), as _flatten has it.
-        rows = gradient.new_zeros(images, channels, number)
-        rows.scatter_add_(2, index.unsqueeze(1).expand(-1, channels, -1), gradient.transpose(1, 2))
-        return rows.transpose(1, 2), None
-
-
-def _decode(corners: Tensor, offsets: Tensor) -> Tensor:
-    """Boxes (x1, y1, x2, y2) from corner and stride of the priors and offsets (..., 4), as mmdet decodes them."""
-    corner, stride = corners.split(2, dim=-1)
-    shift, log_side = offsets.split(2, dim=-1)
-    centre, half = shift * stride + corner, log_side.exp() * stride / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
-
-
-class _Decoded(torch.autograd.Function):
-    """Boxes that :func:`_decode` has made of offsets without a gradient, with the gradient: not decoded twice."""
-
-    @staticmethod
-    def forward(ctx, offsets: Tensor, corners: Tensor, boxes: Tensor) -> Tensor:
-        ctx.save_for_backward(corners, boxes)
-        return boxes.view_as(boxes)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        corners, boxes = ctx.saved_tensors
-        (x1y1, x2y2), (low, high) = boxes.split(2, dim=-1), gradient.split(2, dim=-1)
-        # Finite, since most priors have a gradient of 0, whatever they predict, and 0 * inf is not 0.
-        side = (x2y2 - x1y1).nan_to_num(0, posinf=torch.finfo(boxes.dtype).max ** 0.25)
-        shift, log_side = (low + high) * corners[..., 2:], (high - low) * (side / 2)
-        return torch.cat([shift, log_side], dim=-1), None, None
-
-
-def pad(instances: Sequence[InstanceData], like: Tensor, in_buckets: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """The ground truth of a batch, padded to G, the highest number of boxes of an image, without a host sync.
-
-    Args:
-        instances: `bboxes` (n, 4) and `labels` (n,) of each image.
-        like: A tensor of the type and device that the boxes are to have.
-        in_buckets: Raise G to 8, 16, 32 and so on, so that few shapes occur.
-
-    Returns:
-        The boxes (B, G, 4), the labels (B, G), and which of them are real (B, G).
-    """
-    numbers = [len(each) for each in instances]
-    width = max(numbers)
-    if not width:
-        shape = (len(instances), 0)
-        return (
-            like.new_empty(*shape, 4),
-            like.new_empty(shape, dtype=torch.long),
-            like.new_empty(shape, dtype=torch.bool),
-        )
-    if in_buckets:
-        width = max(8, 2 ** math.ceil(math.log2(width)))
-    rows = [
-        [first + index if index < number else -1 for index in range(width)]
-        for first, number in zip(accumulate(numbers, initial=0), numbers)
-    ]
-    rows = torch.tensor(rows, dtype=torch.long).to(like.device, non_blocking=True)
-    # The padding holds the last box, and is masked.
-    boxes = torch.cat([each.bboxes for each in instances])[rows].to(like.dtype)
-    return boxes, torch.cat([each.labels for each in instances])[rows].long(), rows >= 0
 
 
 @cache

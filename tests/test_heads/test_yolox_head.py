@@ -14,8 +14,8 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from mmext.heads import YOLOXHead, yolox_head
+from mmext.heads.batch import pad
 from mmext.heads.nms import suppress
-from mmext.heads.yolox_head import pad
 from mmext.testing import OpCounter
 
 CLASSES, CHANNELS, SIZE = 3, 8, 160
