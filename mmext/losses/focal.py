@@ -51,8 +51,9 @@ def focal_weight(p: Tensor, t: Tensor | None, gamma: float, alpha: Alpha) -> tup
         direction = mix(1, -1, t)
         miss = torch.addcmul(t, direction, p)
         balance = mix(1 - alpha, alpha, t)
-    weight = balance * power(miss, gamma, up_to_1=True)
-    return weight, lambda: (direction * balance * lower_power(miss, gamma)).mul_(variance(p))
+    shared = balance * lower_power(miss, gamma)
+    weight = shared * miss if gamma else balance * torch.ones_like(miss)
+    return weight, lambda: (direction * shared).mul_(variance(p))
 
 
 def focal_loss(

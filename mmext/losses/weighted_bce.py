@@ -212,8 +212,9 @@ def _closed_form(
     """The loss of each element and its gradient."""
     probability = logit.sigmoid()
     # (1 - t) x - log p, and log p = x where p underflows: two thirds of the time of `logsigmoid` on a CPU.
-    log_p = torch.minimum(probability.clamp(min=torch.finfo(logit.dtype).tiny).log_(), logit)
-    entropy = (logit if target is None else torch.addcmul(logit, target, logit, value=-1)) - log_p
+    log_p = probability.clamp(min=torch.finfo(logit.dtype).tiny).log_()
+    torch.minimum(log_p, logit, out=log_p)
+    entropy = logit - log_p if target is None else torch.addcmul(logit, target, logit, value=-1).sub_(log_p)
     weight, compute_slope = weigh(probability, target, gamma, alpha)
     slope = compute_slope()
     error = probability * weight if target is None else probability.sub_(target).mul_(weight)
