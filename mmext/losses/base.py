@@ -20,15 +20,14 @@ def power(base: Tensor, exponent: float, up_to_1: bool = False) -> Tensor:
     """`base**exponent` for `base >= 0` and `exponent >= 0`, finite, with a gradient that is finite at 0, too.
 
     An exponent below 1 has an infinite slope at 0, where any rounding error of the base would become a large gradient:
-    a base below the resolution of its type counts as 0 there, and has no gradient. So does a base below 0, the
-    rounding error of a difference that cannot be negative. A base whose power would overflow saturates. `up_to_1`
-    promises that the base is in [0, 1], and saves those checks.
+    a base below the resolution of its type counts as 0 there, and has no gradient. A base whose power would overflow
+    saturates. `up_to_1` promises that the base is in [0, 1], and saves those checks.
     """
     info = torch.finfo(base.dtype)
     if exponent == 0:
         return torch.ones_like(base)
     if exponent == 1:
-        return base if up_to_1 else base.relu()
+        return base
     if exponent > 1:
         return (base if up_to_1 else base.clamp(min=0, max=info.max ** (0.5 / exponent))).pow(exponent)
     return torch.where(base > info.eps, base.clamp(min=info.eps).pow(exponent), 0.0)

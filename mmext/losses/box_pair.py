@@ -1,39 +1,80 @@
 """The geometry that the box losses share."""
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .base import wide
 
 
-class _Edges(torch.autograd.Function):
-    """(x1, y1, x2, y2) -> (-x1, -y1, x2, y2), in float32 or wider: of two boxes the minimum is the intersection, the
-    maximum the enclosing box, and the sum of the halves has the sides.
+def sides(edges: Tensor) -> Tensor:
+    """Width and height, of edges ((-x1, -y1), (x2, y2)): (2, 2, ...) -> (2, ...)."""
+    near, far = edges
+    return near + far
+
+
+class _Lengths(torch.autograd.Function):
+    """Of boxes (..., 4) and their targets the sides of each and of the intersection, negative where the two are apart,
+    (2, ...); and how far each edge must move outwards to the target's, (2, 2, ...).
 
     Coordinates saturate, so that no product of four overflows, and x2 and y2 are not below x1 and y1. The gradient
     passes as it is; that of float16 saturates at float16's range instead of overflowing.
     """
 
     @staticmethod
-    def forward(ctx, boxes: Tensor) -> Tensor:
-        ctx.dtype = boxes.dtype
-        (boxes,) = wide(boxes)
-        limit = torch.finfo(boxes.dtype).max ** 0.25 / 4
-        edges = boxes.clamp(-limit, limit)
-        near, far = edges.split(2, dim=-1)
+    def forward(ctx, pred: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        ctx.dtypes = pred.dtype, target.dtype
+        both = torch.stack([boxes.movedim(-1, 0) for boxes in wide(pred, target)]).unflatten(1, (2, 2))
+        limit = torch.finfo(both.dtype).max ** 0.25 / 4
+        near, far = both.clamp_(-limit, limit).unbind(1)
         far.clamp_(min=near)
-        near.neg_()
-        return edges
+        # Outwards: of two boxes the minimum is now the intersection, and the sum of the halves has the sides.
+        wh, target_wh = near.neg_() + far
+        edges, target_edges = both
+        offsets = target_edges - edges
+        if not ctx.needs_input_grad[1]:
+            ctx.mark_non_differentiable(target_wh)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(offsets)
+        return wh, target_wh, sides(torch.minimum(edges, target_edges)), offsets
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        if ctx.dtype == torch.float16:
+    def backward(
+        ctx, wh: Tensor | None, target_wh: Tensor | None, overlap_wh: Tensor | None, offsets: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        (outside,) = ctx.saved_tensors
+        outside = outside.detach()
+        # An edge of the intersection is the inner one of the two; where they are the same, half of each.
+        share = torch.heaviside(outside, outside.new_full((), 0.5))
+        of_pred = of_target = None
+        if ctx.needs_input_grad[0]:
+            of_pred = _Lengths._of_boxes(wh, overlap_wh, share, None if offsets is None else -offsets, ctx.dtypes[0])
+        if ctx.needs_input_grad[1]:
+            of_target = _Lengths._of_boxes(target_wh, overlap_wh, 1 - share, offsets, ctx.dtypes[1])
+        return of_pred, of_target
+
+    @staticmethod
+    def _of_boxes(
+        wh: Tensor | None, overlap_wh: Tensor | None, share: Tensor, offsets: Tensor | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        """The gradient of boxes, from that of their lengths."""
+        terms = [] if offsets is None else [offsets]
+        if overlap_wh is not None:
+            terms.append(overlap_wh * share)
+        if wh is not None:
+            terms.append(wh.expand_as(share))
+        if not terms:
+            return None
+        gradient = reduce(add, terms)
+        if dtype == torch.float16:
             limit = torch.finfo(torch.float16).max
             gradient = gradient.clamp(-limit, limit)
-        near, far = gradient.to(ctx.dtype).split(2, dim=-1)
-        return torch.cat([near.neg(), far], -1)
+        near, far = gradient.to(dtype)
+        return torch.cat([-near, far]).movedim(0, -1)
 
 
 class Lazy:
@@ -50,19 +91,15 @@ class Lazy:
 
 
 def area(wh: Tensor) -> Tensor:
-    """Width times height, (..., 2) -> (...); the gradient of `prod` would ask the host for zeros."""
-    width, height = wh.unbind(-1)
+    """Width times height, (2, ...) -> (...); the gradient of `prod` would ask the host for zeros."""
+    width, height = wh
     return width * height
-
-
-def sides(edges: Tensor) -> Tensor:
-    """Width and height, (..., 4) -> (..., 2)."""
-    near, far = edges.split(2, dim=-1)
-    return near + far
 
 
 class BoxPair:
     """Aligned pairs of boxes and the lengths and areas that IoU losses share, computed when asked for.
+
+    Lengths are of shape (2, ...), those along x before those along y, which keeps every operation on long rows.
 
     A denominator is clamped, never padded: identical boxes have an IoU of exactly 1, and a pair whose
     union is below `eps` has IoU 0. A box with x2 < x1 or y2 < y1 counts as the empty box at its
@@ -88,24 +125,13 @@ class BoxPair:
                 f'of shapes {tuple(pred.shape)} and {tuple(target.shape)}'
             )
         self.eps = eps
-        self.edges, self.target_edges = wide(_Edges.apply(pred), _Edges.apply(target))
-
-    @Lazy
-    def wh(self) -> Tensor:
-        """Width and height of the predicted boxes, (..., 2)."""
-        return sides(self.edges)
-
-    @Lazy
-    def target_wh(self) -> Tensor:
-        """Width and height of the target boxes, (..., 2)."""
-        return sides(self.target_edges)
+        self.wh, self.target_wh, self.overlap_wh, self.edge_offsets = _Lengths.apply(pred, target)
 
     @Lazy
     def intersection(self) -> Tensor:
         """Area of the intersection, (...)."""
-        wh = sides(torch.minimum(self.edges, self.target_edges))
-        # As `clamp` it passes the gradient at 0, or a box without width would never grow; its gradient takes one step.
-        return area(wh.masked_fill(wh < 0, 0))
+        # It passes the gradient at 0, or a box without width would never grow.
+        return area(F.threshold(self.overlap_wh, -torch.finfo(self.overlap_wh.dtype).tiny, 0))
 
     @Lazy
     def union(self) -> Tensor:
@@ -115,12 +141,12 @@ class BoxPair:
     @Lazy
     def iou(self) -> Tensor:
         """Intersection over union in [0, 1], (...)."""
-        return self.intersection / self.union.masked_fill(self.union < self.eps, float('inf'))
+        return self.intersection / F.threshold(self.union, self.eps, float('inf'))
 
     @Lazy
     def enclose_wh(self) -> Tensor:
-        """Width and height of the smallest box that encloses both, (..., 2)."""
-        return sides(torch.maximum(self.edges, self.target_edges))
+        """Width and height of the smallest box that encloses both, (2, ...)."""
+        return self.wh + self.target_wh - self.overlap_wh
 
     @Lazy
     def enclose_area(self) -> Tensor:
@@ -128,25 +154,20 @@ class BoxPair:
         return area(self.enclose_wh)
 
     @Lazy
-    def edge_offsets(self) -> Tensor:
-        """How far each edge of the prediction must move outwards to the target's, (..., 4)."""
-        return self.target_edges - self.edges
-
-    @Lazy
     def offset(self) -> Tensor:
-        """From the predicted centre to the target's, (..., 2)."""
-        near, far = self.edge_offsets.split(2, dim=-1)
+        """From the predicted centre to the target's, (2, ...)."""
+        near, far = self.edge_offsets
         return (far - near) / 2
 
     @Lazy
     def squared_distance(self) -> Tensor:
         """Squared distance of the centres, (...)."""
-        return self.offset.square().sum(-1)
+        return self.offset.square().sum(0)
 
     @Lazy
     def squared_diagonal(self) -> Tensor:
         """Squared diagonal of the smallest box that encloses both, (...)."""
-        return self.enclose_wh.square().sum(-1)
+        return self.enclose_wh.square().sum(0)
 
     @Lazy
     def distance(self) -> Tensor:
@@ -155,22 +176,21 @@ class BoxPair:
 
     @Lazy
     def side_differences(self) -> Tensor:
-        """Differences of the widths and of the heights, each over the larger of the two, in [0, 1], (..., 2)."""
+        """Differences of the widths and of the heights, each over the larger of the two, in [0, 1], (2, ...)."""
         return self.ratio((self.wh - self.target_wh).abs(), torch.maximum(self.wh, self.target_wh))
 
     @Lazy
     def edge_distance(self) -> Tensor:
         """Mean distance of the four edges from the target's, over the target's side across them, (...)."""
-        return self.ratio(sides(self.edge_offsets.abs()), self.target_wh).sum(-1) / 4
+        return self.ratio(sides(self.edge_offsets.abs()), self.target_wh).sum(0) / 4
 
     def scaled(self, ratio: float) -> 'BoxPair':
         """The pair with all sides multiplied by `ratio` about the centres."""
-        boxes = []
-        for edges, wh in ((self.edges, self.wh), (self.target_edges, self.target_wh)):
-            (near, far), shrink = edges.split(2, dim=-1), wh * ((1 - ratio) / 2)
-            boxes.append(torch.cat([shrink - near, far - shrink], -1))
-        return BoxPair(*boxes, self.eps)
+        half, target_half = self.wh * (ratio / 2), self.target_wh * (ratio / 2)
+        # The predicted boxes' centres are the origin.
+        boxes = torch.cat([-half, half]), torch.cat([self.offset - target_half, self.offset + target_half])
+        return BoxPair(*(edges.movedim(0, -1) for edges in boxes), self.eps)
 
     def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """`numerator / denominator`, the denominator not below `eps`."""
-        return numerator / denominator.masked_fill(denominator < self.eps, self.eps)
+        return numerator / F.threshold(denominator, self.eps, self.eps)

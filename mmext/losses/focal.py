@@ -172,7 +172,7 @@ def asymmetric_loss(
     # log(1 - p_m): without a margin the sum would lose what the sigmoid saturates.
     log_reject = (miss + clip).clamp(max=1).log() if clip > 0 else F.logsigmoid(-logit)
     positive = power(miss, gamma_pos) * F.logsigmoid(logit)
-    negative = power(probability - clip, gamma_neg) * log_reject
+    negative = power((probability - clip).relu(), gamma_neg) * log_reject
     return weigh_classes(-(target * positive + (1 - target) * negative), class_weight)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmext.registry import MODELS
@@ -49,7 +50,8 @@ def giou(pair: BoxPair) -> tuple[Tensor, ...]:
 
     Source: Rezatofighi et al., `GIoU <https://arxiv.org/abs/1902.09630>`_, algorithm 1.
     """
-    return (pair.ratio(pair.enclose_area - pair.union, pair.enclose_area),)
+    # Not below 0 by rounding.
+    return (pair.ratio((pair.enclose_area - pair.union).relu(), pair.enclose_area),)
 
 
 @variant
@@ -73,8 +75,8 @@ def ciou(pair: BoxPair) -> tuple[Tensor, ...]:
 
     Source: Zheng et al., `DIoU <https://arxiv.org/abs/1911.08287>`_, eq. 8 to 11.
     """
-    angles = [torch.atan2(*wh.clamp(min=pair.eps).unbind(-1)) for wh in (pair.wh, pair.target_wh)]
-    aspect = 4 / math.pi**2 * (angles[1] - angles[0]).square()
+    angle, target_angle = (torch.div(*F.threshold(wh, pair.eps, pair.eps)).atan() for wh in (pair.wh, pair.target_wh))
+    aspect = 4 / math.pi**2 * (angle - target_angle).square()
     trade_off = pair.ratio(aspect, 1 - pair.iou + aspect).detach()
     return pair.distance, trade_off * aspect
 
@@ -90,7 +92,7 @@ def eiou(pair: BoxPair) -> tuple[Tensor, ...]:
     Source: Zhang et al., `EIoU <https://arxiv.org/abs/2101.08158>`_, eq. 6.
     """
     sides = pair.ratio((pair.wh - pair.target_wh).square(), pair.enclose_wh.square())
-    return pair.distance, *sides.unbind(-1)
+    return pair.distance, *sides
 
 
 @variant
@@ -106,10 +108,10 @@ def siou(pair: BoxPair) -> tuple[Tensor, ...]:
 
     Source: Gevorgyan, `SIoU <https://arxiv.org/abs/2205.12740>`_, section 3.
     """
-    angle = pair.ratio(2 * area(pair.offset).abs(), pair.squared_distance).unsqueeze(-1)
+    angle = pair.ratio(2 * area(pair.offset).abs(), pair.squared_distance)
     distance = -torch.expm1((angle - 2) * pair.ratio(pair.offset.square(), pair.enclose_wh.square()))
     shape = (-torch.expm1(-pair.side_differences)).pow(4)
-    return ((distance + shape).sum(-1) / 2,)
+    return ((distance + shape).sum(0) / 2,)
 
 
 @variant
@@ -127,10 +129,10 @@ def shape(pair: BoxPair, scale: float = 0.0) -> tuple[Tensor, ...]:
     Source: Zhang and Zhang, `Shape-IoU <https://arxiv.org/abs/2312.17663>`_, section 3.
     """
     log_aspect = pair.target_wh.clamp(min=pair.eps).log()
-    width_weight = 2 * torch.sigmoid(scale * (log_aspect[..., 0] - log_aspect[..., 1]))
-    weights = torch.stack([2 - width_weight, width_weight], -1)
-    distance = pair.ratio((weights * pair.offset.square()).sum(-1), pair.squared_diagonal)
-    return distance, (-torch.expm1(-weights * pair.side_differences)).pow(4).sum(-1) / 2
+    width_weight = 2 * torch.sigmoid(scale * (log_aspect[0] - log_aspect[1]))
+    weights = torch.stack([2 - width_weight, width_weight])
+    distance = pair.ratio((weights * pair.offset.square()).sum(0), pair.squared_diagonal)
+    return distance, (-torch.expm1(-weights * pair.side_differences)).pow(4).sum(0) / 2
 
 
 @variant
@@ -144,8 +146,8 @@ def mpdiou(pair: BoxPair, image_size: Sequence[float]) -> tuple[Tensor, ...]:
     Source: Ma and Xu, `MPDIoU <https://arxiv.org/abs/2307.07662>`_, eq. 10.
     """
     height, width = image_size
-    corners = pair.edge_offsets.square().unflatten(-1, (2, 2)).sum(-1) / (height**2 + width**2)
-    return corners.unbind(-1)
+    corners = pair.edge_offsets.square().sum(1) / (height**2 + width**2)
+    return corners.unbind()
 
 
 @variant

@@ -35,7 +35,7 @@ def nwd_loss(pred: Tensor, target: Tensor, constant: float = 12.8) -> Tensor:
     check_positive('nwd_loss', constant=constant)
     pair = BoxPair(pred, target)
     # The norm's gradient at 0 is 0; that of a square root would not be finite.
-    distance = torch.linalg.vector_norm(torch.cat([pair.offset, (pair.wh - pair.target_wh) / 2], -1), dim=-1)
+    distance = torch.linalg.vector_norm(torch.cat([pair.offset, (pair.wh - pair.target_wh) / 2]), dim=0)
     return -torch.expm1(-distance / constant)
 
 

@@ -418,10 +418,15 @@ class TestFixedOperations:
         [
             ({}, 350),
             (own('iou', alpha=2.0), 250),
-            (own('giou'), 250),
             (own('iou', alpha=2.0) | FOCAL, 250),
-            # What is left above the limit is the geometry of the penalty, and its gradient.
-            (OWN, 350),
+            (own('giou'), 250),
+            (own('diou'), 250),
+            (own('mpdiou'), 250),
+            (own('piou'), 250),
+            # What is left above 250 is the penalty, and its gradient.
+            (own('ciou'), 275),
+            (own('eiou'), 275),
+            (OWN, 305),
             (SOFTMAX, 350),
         ],
     )
