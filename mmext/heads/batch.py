@@ -27,6 +27,8 @@ class Pick(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         (index,), (images, number, channels) = ctx.saved_tensors, ctx.shape
+        if not index.shape[1]:
+            return gradient.new_zeros(()).expand(ctx.shape), None
         # In memory (B, n, A), as flatten has it.
         rows = gradient.new_zeros(images, channels, number)
         rows.scatter_add_(2, index.unsqueeze(1).expand(-1, channels, -1), gradient.transpose(1, 2))
