@@ -99,7 +99,10 @@ def area(wh: Tensor) -> Tensor:
 class BoxPair:
     """Aligned pairs of boxes and the lengths and areas that IoU losses share, computed when asked for.
 
-    Lengths are of shape (2, ...), those along x before those along y, which keeps every operation on long rows.
+    Lengths are of shape (2, ...), those along x before those along y, which keeps every operation on long rows:
+    `wh` and `target_wh`, the sides of the predicted and of the target boxes; `overlap_wh`, those of the intersection,
+    negative where the two are apart; and `edge_offsets`, (2, 2, ...), how far the edges of the prediction, first the
+    left and the upper, must move outwards to the target's.
 
     A denominator is clamped, never padded: identical boxes have an IoU of exactly 1, and a pair whose
     union is below `eps` has IoU 0. A box with x2 < x1 or y2 < y1 counts as the empty box at its

@@ -437,6 +437,16 @@ class TestFixedOperations:
         # Nothing is assigned, or scored for it.
         assert self.count((0, 0), **losses) <= numbers[0] - 80
 
+    @pytest.mark.parametrize('losses', [{}, OWN])
+    def test_no_memory_for_the_gradient_of_no_boxes(self, losses):
+        head = build('mmext.YOLOXHead', train_cfg=BATCH, **copy.deepcopy(losses))
+        features, instances, metas = inputs(boxes=(0, 0))
+        cls_scores, *others = ([level.detach().requires_grad_() for level in levels] for levels in head(features))
+        loss = sum(head.loss_by_feat(cls_scores, *others, instances, metas).values())
+        for level, gradient in zip(cls_scores, torch.autograd.grad(loss, cls_scores)):
+            assert gradient.shape == level.shape and not gradient.any()
+            assert gradient.untyped_storage().nbytes() == gradient.element_size()
+
     def test_mmdet_asks_the_host(self):
         head = build('mmdet.YOLOXHead')
         features, instances, metas = inputs()

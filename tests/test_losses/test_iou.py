@@ -250,6 +250,13 @@ class TestRelations:
         gradients = [torch.autograd.grad(loss.sum(), pred)[0] for loss in (ours, theirs)]
         torch.testing.assert_close(*gradients)
 
+    def test_equal_edges_share_the_gradient(self):
+        """As those of torch's minimum, which mmdet takes."""
+        pred, target = boxes([0.0, 0, 10, 10], [2, 1, 10, 9], grad=True), boxes([0.0, 0, 8, 12], [3, 1, 10, 9])
+        stock = mmdet_losses.IoULoss(mode='linear', eps=1e-16, reduction='none')
+        gradients = [torch.autograd.grad(loss(pred, target).sum(), pred)[0] for loss in (iou_loss, stock)]
+        torch.testing.assert_close(*gradients)
+
     def test_ciou_equals_mmdet_where_it_is_gated_open(self):
         """mmdet's CIoU has no aspect term for IoU <= 0.5."""
         pred, target = random_pairs()
