@@ -132,6 +132,13 @@ class TestRelations:
         else:
             torch.testing.assert_close(function(logit, target, **arguments), bce.sum(-1))
 
+    @pytest.mark.parametrize('reduction', ['none', 'sum'])
+    def test_focal_without_focus_learns_from_what_is_all_but_right(self, reduction):
+        """A focus would be below the resolution of float32 there."""
+        logit = torch.tensor([[-20.0]], requires_grad=True)
+        FocalLoss(alpha=0.25, gamma=0.0, reduction=reduction)(logit, torch.zeros(1, 1)).sum().backward()
+        torch.testing.assert_close(logit.grad, 0.75 * logit.detach().sigmoid(), rtol=1e-5, atol=0)
+
     def test_softmax_focal_without_focus_is_weighted_cross_entropy(self):
         logit, _ = logits_and_scores()
         label, weights = torch.arange(40) % 3, torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)

@@ -13,6 +13,7 @@ from table import BOX_LOSSES, CHANGES, IMAGE_SIZE, OF_THE_VARIANT, Loss
 
 from mmext import losses
 from mmext.losses import VARIANTS, IoULoss, iou_loss
+from mmext.losses.box_pair import BoxPair
 
 VECTORS = json.loads(Path(__file__).with_name('vectors.json').read_text())
 # A: IoU 1/2, rho2/c2 = 1/20, v = .0419565, trade-off .0774167. B: IoU 0, U 3, C 5, rho2/c2 = 12.25/26.
@@ -249,6 +250,15 @@ class TestRelations:
         torch.testing.assert_close(ours, theirs)
         gradients = [torch.autograd.grad(loss.sum(), pred)[0] for loss in (ours, theirs)]
         torch.testing.assert_close(*gradients)
+
+    def test_rounding_makes_no_penalty_negative(self):
+        """The enclosing box of nested boxes is their union."""
+        generator = torch.Generator().manual_seed(0)
+        corner, side, margin = (torch.rand(1000, 2, generator=generator) * 50 for _ in range(3))
+        pred = torch.cat([corner, corner + side], -1)
+        target = torch.cat([corner - margin, corner + side + margin], -1)
+        (penalty,) = VARIANTS['giou'](BoxPair(pred, target))
+        assert (penalty >= 0).all()
 
     def test_equal_edges_share_the_gradient(self):
         """As those of torch's minimum, which mmdet takes."""
