@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,6 +71,15 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess:
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result
+
+
+@pytest.fixture
+def log(caplog):
+    """What goes to mmengine's current logger, which hands nothing on to the root logger that `caplog` listens to."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture(scope='session')

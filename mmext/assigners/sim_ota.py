@@ -8,7 +8,7 @@ from mmdet.utils import ConfigType
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmext.losses.base import check_at_least, check_positive
+from mmext.checks import check_at_least, check_positive
 from mmext.registry import TASK_UTILS
 
 # mmdet's constants: added to the cost of a prior outside of a box or of its centre region; the smallest IoU that has a

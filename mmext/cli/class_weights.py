@@ -11,7 +11,7 @@ from mmengine.fileio import load
 from mmengine.registry import init_default_scope
 from terminaltables import AsciiTable
 
-from mmext.losses.class_weights import METHODS, class_weights
+from mmext.losses.class_balance import METHODS, class_weights
 
 from .check import check_file, check_stack
 from .common import read_config

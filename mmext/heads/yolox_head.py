@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from mmext.assigners import BatchSimOTAAssigner
 from mmext.assigners.sim_ota import yolox_scores
-from mmext.losses.base import ElementwiseLoss, check_choice
+from mmext.checks import check_choice
+from mmext.losses.base import ElementwiseLoss
 from mmext.registry import MODELS
 
 from .batch import Decoded, Pick, decode, flatten, pad

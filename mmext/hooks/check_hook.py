@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmext.losses.focal import SigmoidLoss, SoftmaxFocalLoss
-from mmext.losses.iou import BoxLoss
+from mmext.losses import SoftmaxFocalLoss
+from mmext.losses.base import BoxLoss, SigmoidLoss
 from mmext.registry import HOOKS
 
 

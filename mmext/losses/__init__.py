@@ -1,23 +1,15 @@
 """Losses for detection; they need mmengine and torch alone."""
 
-from .class_weights import class_weights
-from .focal import (
-    AsymmetricLoss,
-    FocalLoss,
-    PolyFocalLoss,
-    QualityFocalLoss,
-    SoftmaxFocalLoss,
-    VarifocalLoss,
-    asymmetric_loss,
-    focal_loss,
-    poly_focal_loss,
-    quality_focal_loss,
-    softmax_focal_loss,
-    varifocal_loss,
-)
+from .asymmetric import AsymmetricLoss, asymmetric_loss
+from .class_balance import class_weights
+from .focal import FocalLoss, focal_loss
 from .focus import FocalFocus, PIoUFocus, WiseFocus
 from .iou import VARIANTS, IoULoss, iou_loss
 from .nwd import NWDLoss, nwd_loss
+from .poly_focal import PolyFocalLoss, poly_focal_loss
+from .quality_focal import QualityFocalLoss, quality_focal_loss
+from .softmax_focal import SoftmaxFocalLoss, softmax_focal_loss
+from .varifocal import VarifocalLoss, varifocal_loss
 
 __all__ = [
     'VARIANTS',

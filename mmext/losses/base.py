@@ -1,84 +1,39 @@
-"""What every loss shares: weight, reduce, scale, once."""
+"""Base classes of the losses: weighting, reduction and scaling."""
 
+import logging
+import sys
 from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmext.checks import check_at_least, check_choice
+
+from .blockwise import blockwise_sum
+from .numerics import inverse_sigmoid, upcast
+from .targets import Target
+
 REDUCTIONS = ('none', 'mean', 'sum')
-
-
-def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in their common floating type, float32 or wider."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor.to(dtype) for tensor in tensors)
-
-
-def power(base: Tensor, exponent: float, up_to_1: bool = False) -> Tensor:
-    """`base**exponent` for `base >= 0` and `exponent >= 0`, finite, with a gradient that is finite at 0, too.
-
-    An exponent below 1 has an infinite slope at 0, where any rounding error of the base would become a large gradient:
-    a base below the resolution of its type counts as 0 there, and has no gradient. A base whose power would overflow
-    saturates. `up_to_1` promises that the base is in [0, 1], and saves those checks.
-    """
-    info = torch.finfo(base.dtype)
-    if exponent == 0:
-        return torch.ones_like(base)
-    if exponent == 1:
-        return base
-    if exponent > 1:
-        return (base if up_to_1 else base.clamp(min=0, max=info.max ** (0.5 / exponent))).pow(exponent)
-    return torch.where(base > info.eps, base.clamp(min=info.eps).pow(exponent), 0.0)
-
-
-def lower_power(base: Tensor, exponent: float) -> Tensor:
-    """The derivative of :func:`power` by its base, divided by the exponent, for a base in [0, 1]."""
-    if exponent == 2:
-        return base
-    if exponent >= 1:
-        return base.pow(exponent - 1)
-    eps = torch.finfo(base.dtype).eps
-    return torch.where(base > eps, base.clamp(min=eps).pow(exponent - 1), 0.0)
-
-
-def _name(owner: object) -> str:
-    """What a message calls the owner of an argument: the name of a function, or of an object's class."""
-    return owner if isinstance(owner, str) else type(owner).__name__
-
-
-def check_choice(owner: object, name: str, value: object, choices: tuple) -> None:
-    """Raise a ValueError that names the value and the choices, unless the value is one of them."""
-    if value not in choices:
-        raise ValueError(f'{_name(owner)}: {name} must be one of {", ".join(map(repr, choices))}, but is {value!r}')
-
-
-def check_positive(owner: object, **values: float) -> None:
-    """Raise a ValueError that names the first value that is no finite number above 0."""
-    check_at_least(owner, 0, **values)
-    for name, value in values.items():
-        if value == 0:
-            raise ValueError(f'{_name(owner)}: {name} must be above 0, but is 0')
-
-
-def check_at_least(owner: object, low: float, **values: float) -> None:
-    """Raise a ValueError that names the first value that is no finite number of at least `low`."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float('inf'):
-            raise ValueError(f'{_name(owner)}: {name} must be a number of at least {low}, but is {value!r}')
+# Heads that divide what a loss returns by the number of positives.
+DIVIDING_HEADS = (
+    'mmdet.models.dense_heads.yolox_head',
+    'mmyolo.models.dense_heads.yolox_head',
+    'mmyolo.models.dense_heads.yolov8_head',
+)
 
 
 class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
-    """Base of the losses: a subclass computes :meth:`elementwise`, this class does all that follows.
+    """Base of all losses: weights, reduces and scales what a subclass computes in :meth:`elementwise`.
 
     Args:
-        reduction: `'none'`, `'mean'` (divide by `avg_factor`, or where none is given by the number of
-            elements) or `'sum'`.
-        loss_weight: The factor on the result, a number.
+        reduction: `'none'`, `'sum'`, or `'mean'`, which divides the sum by `avg_factor`, or by the number of elements
+            if no `avg_factor` is given.
+        loss_weight: A factor on the result, at least 0.
 
     Raises:
-        ValueError: For an unknown reduction, or a loss weight that is no number >= 0.
+        ValueError: For an unknown reduction, or a loss weight that is not a number of at least 0.
     """
 
     def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0):
@@ -87,10 +42,11 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
         check_at_least(self, 0, loss_weight=loss_weight)
         self.reduction = reduction
         self.loss_weight = loss_weight
+        self._caller_checked = False
 
     @abstractmethod
     def elementwise(self, pred: Tensor, target: Tensor, **context: object) -> Tensor:
-        """The loss of each element, in float32 or wider, not yet weighted."""
+        """The unweighted loss of each element or row, in float32 or wider."""
 
     def forward(
         self,
@@ -101,58 +57,174 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
         reduction_override: str | None = None,
         **context: object,
     ) -> Tensor:
-        """The weighted and reduced loss, by mmdet's contract.
+        """The weighted and reduced loss; the arguments are those of mmdet's losses.
 
         Args:
-            pred: The prediction, as the class says.
-            target: The target, as the class says.
-            weight: A factor for each element or for each row; False counts as 0, True as 1.
-            avg_factor: What `'mean'` divides the sum by; a tensor stays on its device. 0 counts as a
-                tiny number, so that a sum of nothing is 0.
-            reduction_override: Takes the place of the reduction given at construction.
-            **context: What a loss alone needs; it goes to :meth:`elementwise`.
+            pred: The prediction: boxes (n, 4), or logits (..., C).
+            target: The target, in a form that the class accepts.
+            weight: A factor on each element or on each row; a bool counts as 0 or 1.
+            avg_factor: The divisor of `'mean'`, a number or a tensor on the device of `pred`. 0 counts as a tiny
+                number, so that a sum over nothing stays 0.
+            reduction_override: Replaces the reduction given at construction.
+            **context: Further inputs that only some losses take; they go to :meth:`elementwise`.
 
         Returns:
-            A scalar, or with `'none'` one value for each element.
+            A scalar; with `'none'` one value for each element or row.
 
         Raises:
-            ValueError: For an unknown reduction, an `avg_factor` beside `'sum'`, or shapes that do not fit.
+            ValueError: For an unknown reduction, an `avg_factor` together with `'sum'`, or shapes that do not fit.
         """
         reduction = self.reduction if reduction_override is None else reduction_override
         check_choice(self, 'reduction_override', reduction, REDUCTIONS)
         if reduction == 'sum' and avg_factor is not None:
             raise ValueError(
-                f"{type(self).__name__}: reduction='sum' does not divide, so avg_factor has no "
-                "meaning with it; use reduction='mean'"
+                f"{type(self).__name__}: reduction='sum' does not divide, so it takes no avg_factor; "
+                "use reduction='mean'"
             )
+        if reduction == 'mean' and avg_factor is None and not self._caller_checked:
+            self._check_caller()
         if reduction == 'none' or (reduction == 'mean' and avg_factor is None):
             loss = self._weighted(pred, target, weight, **context)
             if reduction == 'mean':
                 loss = loss.mean() if loss.numel() else loss.sum()
         else:
-            loss = self.total(pred, target, weight, **context)
+            loss = self.weighted_sum(pred, target, weight, **context)
             if avg_factor is not None:
                 tiny = torch.finfo(torch.float32).eps
                 loss = loss / (avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny))
         return loss if self.loss_weight == 1 else self.loss_weight * loss
 
-    def total(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
-        """The sum of the weighted loss of each element."""
+    def weighted_sum(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
+        """The sum of the weighted loss over all elements."""
         return self._weighted(pred, target, weight, **context).sum()
 
     def _weighted(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
         loss = self.elementwise(pred, target, **context)
-        return loss if weight is None else loss * self._fit(weight, loss.shape)
+        return loss if weight is None else loss * self.broadcast_weight(weight, loss.shape)
 
-    def _fit(self, weight: Tensor, shape: torch.Size) -> Tensor:
-        """`weight` in a shape that multiplies a loss of this shape: the same, that of its rows, or flattened."""
-        if weight.shape == shape:
+    def broadcast_weight(self, weight: Tensor, shape: torch.Size) -> Tensor:
+        """`weight` in a shape that broadcasts to a loss of this shape.
+
+        Raises:
+            ValueError: Unless there is one weight for each element or for each row.
+        """
+        if weight.shape == shape or (len(shape) > 1 and weight.shape == (*shape[:-1], 1)):
             return weight
         if weight.shape == shape[:-1]:
             return weight.unsqueeze(-1)
         if weight.numel() == shape.numel():
             return weight.reshape(shape)
         raise ValueError(
-            f'{type(self).__name__}: a weight of shape {tuple(weight.shape)} fits no loss of shape '
+            f'{type(self).__name__}: a weight of shape {tuple(weight.shape)} does not fit a loss of shape '
             f'{tuple(shape)}; give one weight for each element or for each row'
+        )
+
+    def _check_caller(self) -> None:
+        """Warn once if the head divides a mean again; one look at the stack, in the first call alone."""
+        if torch.compiler.is_compiling():
+            return
+        self._caller_checked = True
+        frame = sys._getframe(2)
+        while frame is not None and frame.f_globals['__name__'].startswith(('torch.', 'mmext.losses')):
+            frame = frame.f_back
+        if frame is not None and frame.f_globals['__name__'] in DIVIDING_HEADS:
+            print_log(
+                f"{type(self).__name__} has reduction='mean', but {frame.f_globals['__name__']} divides by the number "
+                'of positives itself, so the loss is divided twice and trains at a thousandth of its size. Set '
+                "reduction='sum', or bbox_head.type='mmext.YOLOXHead'",
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+class BoxLoss(ElementwiseLoss):
+    """Base of the losses for boxes (n, 4). A weight of shape (n, 4), as mmdet's heads give it, is averaged per row."""
+
+    def broadcast_weight(self, weight: Tensor, shape: torch.Size) -> Tensor:
+        if weight.shape == (*shape, 4):
+            weight = weight.mean(-1)
+        return super().broadcast_weight(weight, shape)
+
+
+class SigmoidLoss(ElementwiseLoss):
+    """Base of the losses over a sigmoid: a subclass computes :meth:`of_logits`.
+
+    Args:
+        class_weight: One factor of at least 0 per class, for positives and negatives alike; None: 1.
+        activated: The predictions are probabilities, as in mmdet's TOODHead, and not logits.
+        use_sigmoid: Must be True. mmdet's heads read it from the config.
+        **kwargs: `reduction` and `loss_weight`; see :class:`ElementwiseLoss`.
+
+    Raises:
+        ValueError: If `use_sigmoid` is not True, or a class weight is not a number of at least 0.
+    """
+
+    soft_target = True
+    """Whether the loss is made for targets between 0 and 1, such as IoUs, and not for 0 and 1 alone."""
+    per_row = False
+    """Whether the loss has one value for each row, the sum over its classes."""
+
+    def __init__(
+        self,
+        class_weight: Sequence[float] | None = None,
+        activated: bool = False,
+        use_sigmoid: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if use_sigmoid is not True:
+            raise ValueError(
+                f'{type(self).__name__}: use_sigmoid must be True, but is {use_sigmoid!r}; for a softmax '
+                'use mmext.SoftmaxFocalLoss'
+            )
+        if isinstance(class_weight, (int, float)):
+            raise ValueError(
+                f'{type(self).__name__}: class_weight must be one number per class, but is {class_weight!r}; '
+                'to scale the whole loss use loss_weight'
+            )
+        register_per_class(self, 'class_weight', class_weight, highest=float('inf'))
+        self.activated = activated
+        self.use_sigmoid = use_sigmoid
+
+    @abstractmethod
+    def of_logits(self, logit: Tensor, target: Target) -> Tensor:
+        """The loss of each element or row, from logits (..., C)."""
+
+    def minimum(self, target: Tensor) -> Tensor:
+        """p = t"""
+        # The docs print the line above: the p at which training with a soft target t comes to rest.
+        return target
+
+    def elementwise(self, pred: Tensor, target: Target) -> Tensor:
+        return self.of_logits(inverse_sigmoid(pred) if self.activated else pred, target)
+
+    def weighted_sum(self, pred: Tensor, target: Target, weight: Tensor | None) -> Tensor:
+        if torch.compiler.is_compiling() or (weight is not None and weight.requires_grad):
+            return super().weighted_sum(pred, target, weight)
+        if weight is not None:
+            shape = pred.shape[:-1] if self.per_row else pred.shape
+            (weight,) = upcast(self.broadcast_weight(weight, shape))
+        return blockwise_sum(self.elementwise, pred, target, weight)
+
+
+def register_per_class(
+    loss: ElementwiseLoss, name: str, values: float | Sequence[float] | None, highest: float
+) -> None:
+    """Set the attribute `name`: None or a number unchanged, a list as a buffer (C,) that no checkpoint holds.
+
+    Raises:
+        ValueError: For an empty list, or a number outside [0, highest].
+    """
+    if isinstance(values, (int, float)) or values is None:
+        setattr(loss, name, values)
+        numbers = [] if values is None else [values]
+    else:
+        numbers = list(values)
+        loss.register_buffer(name, torch.tensor(numbers, dtype=torch.float32), persistent=False)
+        if not numbers:
+            raise ValueError(f'{type(loss).__name__}: {name} is an empty list; give one number per class')
+    if not all(0 <= number <= highest and number < float('inf') for number in numbers):
+        limits = f'in [0, {highest}]' if highest < float('inf') else 'at least 0'
+        raise ValueError(
+            f'{type(loss).__name__}: {name} must be {limits}, one number or one per class, but is {values!r}'
         )

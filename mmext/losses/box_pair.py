@@ -1,4 +1,4 @@
-"""The geometry that the box losses share."""
+"""Geometry of box pairs, shared by the box losses."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -8,31 +8,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import wide
+from .numerics import upcast
 
 
 def sides(edges: Tensor) -> Tensor:
-    """Width and height, of edges ((-x1, -y1), (x2, y2)): (2, 2, ...) -> (2, ...)."""
+    """Width and height from the edges ((-x1, -y1), (x2, y2)): (2, 2, ...) -> (2, ...)."""
     near, far = edges
     return near + far
 
 
 class _Lengths(torch.autograd.Function):
-    """Of boxes (..., 4) and their targets the sides of each and of the intersection, negative where the two are apart,
-    (2, ...); and how far each edge must move outwards to the target's, (2, 2, ...).
+    """The lengths of a :class:`BoxPair` from boxes (..., 4): widths and heights of predictions, targets and
+    intersections, (2, ...) each, and how far each edge must move outwards to reach the target's, (2, 2, ...).
 
-    Coordinates saturate, so that no product of four overflows, and x2 and y2 are not below x1 and y1. The gradient
-    passes as it is; that of float16 saturates at float16's range instead of overflowing.
+    A side of the intersection is negative if the boxes are apart. Coordinates saturate, so that no product of four
+    overflows, and x2 and y2 are raised to x1 and y1. The backward pass ignores both clamps. A float16 gradient
+    saturates at float16's range instead of overflowing.
     """
 
     @staticmethod
     def forward(ctx, pred: Tensor, target: Tensor) -> tuple[Tensor, ...]:
         ctx.dtypes = pred.dtype, target.dtype
-        both = torch.stack([boxes.movedim(-1, 0) for boxes in wide(pred, target)]).unflatten(1, (2, 2))
+        both = torch.stack([boxes.movedim(-1, 0) for boxes in upcast(pred, target)]).unflatten(1, (2, 2))
         limit = torch.finfo(both.dtype).max ** 0.25 / 4
         near, far = both.clamp_(-limit, limit).unbind(1)
         far.clamp_(min=near)
-        # Outwards: of two boxes the minimum is now the intersection, and the sum of the halves has the sides.
+        # With near negated, larger is further outwards: the intersection is the minimum, and near + far is the size.
         wh, target_wh = near.neg_() + far
         edges, target_edges = both
         offsets = target_edges - edges
@@ -48,7 +49,7 @@ class _Lengths(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None]:
         (outside,) = ctx.saved_tensors
         outside = outside.detach()
-        # An edge of the intersection is the inner one of the two; where they are the same, half of each.
+        # An edge of the intersection is the inner one of the two; equal edges share the gradient.
         share = torch.heaviside(outside, outside.new_full((), 0.5))
         of_pred = of_target = None
         if ctx.needs_input_grad[0]:
@@ -61,7 +62,7 @@ class _Lengths(torch.autograd.Function):
     def _of_boxes(
         wh: Tensor | None, overlap_wh: Tensor | None, share: Tensor, offsets: Tensor | None, dtype: torch.dtype
     ) -> Tensor | None:
-        """The gradient of boxes, from that of their lengths."""
+        """The gradient of the boxes from that of their lengths."""
         terms = [] if offsets is None else [offsets]
         if overlap_wh is not None:
             terms.append(overlap_wh * share)
@@ -77,40 +78,40 @@ class _Lengths(torch.autograd.Function):
         return torch.cat([-near, far]).movedim(0, -1)
 
 
-class Lazy:
-    """`functools.cached_property` without the lock that Python 3.11 still takes, and `torch.compile` cannot enter."""
+class lazy_property:  # noqa: N801
+    """`functools.cached_property` without the lock of Python 3.11, which `torch.compile` cannot trace."""
 
     def __init__(self, compute: Callable[['BoxPair'], Tensor]):
         self.compute = compute
         self.__doc__ = compute.__doc__
 
-    def __get__(self, pair: 'BoxPair', owner: type) -> Tensor:
+    def __get__(self, pair: 'BoxPair | None', owner: type) -> 'Tensor | lazy_property':
+        if pair is None:
+            return self
         value = self.compute(pair)
         setattr(pair, self.compute.__name__, value)
         return value
 
 
 def area(wh: Tensor) -> Tensor:
-    """Width times height, (2, ...) -> (...); the gradient of `prod` would ask the host for zeros."""
+    """Width times height, (2, ...) -> (...); the backward of `prod` would synchronize with the host."""
     width, height = wh
     return width * height
 
 
 class BoxPair:
-    """Aligned pairs of boxes and the lengths and areas that IoU losses share, computed when asked for.
+    """Aligned pairs of boxes, with the lengths and areas that IoU losses share, computed on first use.
 
-    Lengths are of shape (2, ...), those along x before those along y, which keeps every operation on long rows:
-    `wh` and `target_wh`, the sides of the predicted and of the target boxes; `overlap_wh`, those of the intersection,
-    negative where the two are apart; and `edge_offsets`, (2, 2, ...), how far the edges of the prediction, first the
-    left and the upper, must move outwards to the target's.
+    Lengths have shape (2, ...), x before y, which keeps each operation on long rows. `wh` and `target_wh` are the sides
+    of the predicted and of the target boxes; `overlap_wh` those of the intersection, negative if the boxes are apart;
+    `edge_offsets`, (2, 2, ...), is how far each edge of the prediction, the left and upper ones first, must move
+    outwards to reach the target's.
 
-    A denominator is clamped, never padded: identical boxes have an IoU of exactly 1, and a pair whose
-    union is below `eps` has IoU 0. A box with x2 < x1 or y2 < y1 counts as the empty box at its
-    (x1, y1). Coordinates beyond a quarter of the fourth root of the type's maximum (1e9 in float32)
-    saturate, so that no product overflows.
+    Denominators are clamped, not padded: identical boxes have an IoU of exactly 1, and a pair whose union is below
+    `eps` has IoU 0. A box with x2 < x1 or y2 < y1 counts as the empty box at its (x1, y1). Coordinates beyond a quarter
+    of the fourth root of the type's maximum (1e9 in float32) saturate, so that no product overflows.
 
-    Stop a gradient by detaching a value: a property first asked for under `torch.no_grad()` stays without
-    a gradient for everyone after it.
+    To stop a gradient, detach the value: a property keeps the grad mode of its first use.
 
     Args:
         pred: Predicted boxes (x1, y1, x2, y2), of shape (..., 4), in any unit.
@@ -118,7 +119,7 @@ class BoxPair:
         eps: The smallest denominator, an area or a length in that unit.
 
     Raises:
-        ValueError: Where the shapes differ or do not end in 4.
+        ValueError: If the shapes differ or do not end in 4.
     """
 
     def __init__(self, pred: Tensor, target: Tensor, eps: float = 1e-7):
@@ -130,67 +131,67 @@ class BoxPair:
         self.eps = eps
         self.wh, self.target_wh, self.overlap_wh, self.edge_offsets = _Lengths.apply(pred, target)
 
-    @Lazy
+    @lazy_property
     def intersection(self) -> Tensor:
         """Area of the intersection, (...)."""
-        # It passes the gradient at 0, or a box without width would never grow.
+        # The gradient passes at 0, or a box without width would never grow.
         return area(F.threshold(self.overlap_wh, -torch.finfo(self.overlap_wh.dtype).tiny, 0))
 
-    @Lazy
+    @lazy_property
     def union(self) -> Tensor:
         """Area of the union, (...)."""
         return area(self.wh) + area(self.target_wh) - self.intersection
 
-    @Lazy
+    @lazy_property
     def iou(self) -> Tensor:
         """Intersection over union in [0, 1], (...)."""
         return self.intersection / F.threshold(self.union, self.eps, float('inf'))
 
-    @Lazy
+    @lazy_property
     def enclose_wh(self) -> Tensor:
         """Width and height of the smallest box that encloses both, (2, ...)."""
         return self.wh + self.target_wh - self.overlap_wh
 
-    @Lazy
+    @lazy_property
     def enclose_area(self) -> Tensor:
         """Area of the smallest box that encloses both, (...)."""
         return area(self.enclose_wh)
 
-    @Lazy
+    @lazy_property
     def offset(self) -> Tensor:
-        """From the predicted centre to the target's, (2, ...)."""
+        """From the predicted center to the target's, (2, ...)."""
         near, far = self.edge_offsets
         return (far - near) / 2
 
-    @Lazy
+    @lazy_property
     def squared_distance(self) -> Tensor:
-        """Squared distance of the centres, (...)."""
+        """Squared center distance, (...)."""
         return self.offset.square().sum(0)
 
-    @Lazy
+    @lazy_property
     def squared_diagonal(self) -> Tensor:
         """Squared diagonal of the smallest box that encloses both, (...)."""
         return self.enclose_wh.square().sum(0)
 
-    @Lazy
+    @lazy_property
     def distance(self) -> Tensor:
-        """Squared distance of the centres over the squared diagonal of the enclosing box, in [0, 1), (...)."""
+        """Squared center distance over the squared diagonal of the enclosing box, in [0, 1), (...)."""
         return self.ratio(self.squared_distance, self.squared_diagonal)
 
-    @Lazy
+    @lazy_property
     def side_differences(self) -> Tensor:
         """Differences of the widths and of the heights, each over the larger of the two, in [0, 1], (2, ...)."""
         return self.ratio((self.wh - self.target_wh).abs(), torch.maximum(self.wh, self.target_wh))
 
-    @Lazy
+    @lazy_property
     def edge_distance(self) -> Tensor:
-        """Mean distance of the four edges from the target's, over the target's side across them, (...)."""
+        """Mean distance of the four edges from the target's, each over the target's width or height, (...)."""
         return self.ratio(sides(self.edge_offsets.abs()), self.target_wh).sum(0) / 4
 
     def scaled(self, ratio: float) -> 'BoxPair':
-        """The pair with all sides multiplied by `ratio` about the centres."""
+        """The pair with all sides multiplied by `ratio`, the centers unchanged."""
         half, target_half = self.wh * (ratio / 2), self.target_wh * (ratio / 2)
-        # The predicted boxes' centres are the origin.
+        # The predicted center is the origin.
         boxes = torch.cat([-half, half]), torch.cat([self.offset - target_half, self.offset + target_half])
         return BoxPair(*(edges.movedim(0, -1) for edges in boxes), self.eps)
 

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmext import losses
-from mmext.losses.base import ElementwiseLoss
-from mmext.losses.focal import SigmoidLoss
+from mmext.losses.base import BoxLoss, ElementwiseLoss, SigmoidLoss
 from mmext.losses.focus import Focus
-from mmext.losses.iou import KEYWORDS, BoxLoss
+from mmext.losses.iou import KEYWORDS
 
 Curve = Callable[[Tensor], Tensor]
 BoxFunction = Callable[[Tensor, Tensor], Tensor]

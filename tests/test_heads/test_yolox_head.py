@@ -253,7 +253,7 @@ class TestBoxLosses:
 
     def test_mpdiou_in_a_head_that_gives_no_size(self):
         loss = {'type': 'mmext.IoULoss', 'variant': 'mpdiou', 'reduction': 'sum'}
-        with pytest.raises(ValueError, match=r'needs image_size=.* mmext\.YOLOXHead gives it'):
+        with pytest.raises(ValueError, match=r'needs image_size=.* mmext\.YOLOXHead passes it'):
             losses_and_gradients(build('mmdet.YOLOXHead', loss_bbox=loss), *inputs())
         fixed = build('mmdet.YOLOXHead', loss_bbox={**loss, 'image_size': (SIZE, SIZE)})
         assert losses_and_gradients(fixed, *inputs())[0]['loss_bbox'] > 0

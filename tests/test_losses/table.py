@@ -1,23 +1,41 @@
-"""The table of all losses: what each is made of, and the properties that it has not, with the reason.
+"""The table of all losses, derived from what `mmext.losses` exports.
 
-A variant or a loss that mmext gains is tested by the battery once it is here; a test says where it is not.
+A variant, a focus or a loss that mmext gains is a row here, and in the battery of tests, by being exported. `EXEMPT`
+names the properties that a part lacks, with the reason.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from inspect import signature
 
 import torch
 from torch import Tensor
 
 from mmext import losses
 from mmext.losses import VARIANTS
+from mmext.losses.base import BoxLoss, ElementwiseLoss, SigmoidLoss
+from mmext.losses.focus import Focus
+from mmext.losses.iou import KEYWORDS
 
 ROWS, CLASSES = 6, 3
 IMAGE_SIZE = (640, 480)
 
 
+def exported(base: type) -> list[str]:
+    """The classes of this base that `mmext.losses` exports."""
+    items = {name: getattr(losses, name) for name in losses.__all__}
+    return [name for name, item in items.items() if isinstance(item, type) and issubclass(item, base)]
+
+
+def function_of(kind: str):
+    """The function with the formula of a class: `focal_loss` of `FocalLoss`."""
+    (name,) = [name for name in losses.__all__ if name != kind and name.replace('_', '') == kind.lower()]
+    return getattr(losses, name)
+
+
 @dataclass(frozen=True)
 class Loss:
-    """A row: the class and its arguments, and the parts that its tests count for."""
+    """A row: the class, its arguments, and the parts that its tests count for."""
 
     name: str
     kind: str
@@ -28,7 +46,7 @@ class Loss:
         return self.name
 
     def build(self, **arguments):
-        """The loss in evaluation mode, a running mean where ordinary pairs are on both sides of it."""
+        """The loss in evaluation mode, with a running mean in the middle of ordinary losses."""
         loss = getattr(losses, self.kind)(**{'reduction': 'none', **self.arguments, **arguments}).eval()
         mean = getattr(getattr(loss, 'focus', None), 'mean', None)
         if mean is not None:
@@ -36,18 +54,18 @@ class Loss:
         return loss
 
     def lacks(self, trait: str) -> str | None:
-        """Why the loss has not this property; None where it has."""
+        """Why the loss lacks this property; None if it has it."""
         return next((EXEMPT[part, trait] for part in self.parts if (part, trait) in EXEMPT), None)
 
 
+# Beside the defaults of each focus.
+VERSIONS = [('WiseFocus', {'version': 1}), ('WiseFocus', {'version': 2})]
 FOCUSES = {
-    'FocalFocus': {'type': 'mmext.FocalFocus'},
-    'PIoUFocus': {'type': 'mmext.PIoUFocus'},
-    'WiseFocus v1': {'type': 'mmext.WiseFocus', 'version': 1},
-    'WiseFocus v2': {'type': 'mmext.WiseFocus', 'version': 2},
-    'WiseFocus v3': {'type': 'mmext.WiseFocus', 'version': 3},
+    ' '.join([kind, *map(str, arguments.values())]): {'type': f'mmext.{kind}', **arguments}
+    for kind, arguments in [*((kind, {}) for kind in exported(Focus)), *VERSIONS]
 }
-OF_THE_VARIANT = {'shape': {'scale': 1.0}, 'mpdiou': {'image_size': IMAGE_SIZE}}
+VALUES = {'scale': 1.0, 'image_size': IMAGE_SIZE}
+VARIANT_KWARGS = {variant: {name: VALUES[name] for name in KEYWORDS[variant]} for variant in VARIANTS}
 CHANGES = {
     '': {},
     'alpha 0.5': {'alpha': 0.5},
@@ -57,11 +75,17 @@ CHANGES = {
     'inner_ratio 1.3': {'inner_ratio': 1.3},
     'interval 0.1 0.95': {'interval': (0.1, 0.95)},
     **{name: {'focus': focus} for name, focus in FOCUSES.items()},
-    'alpha 2 inner_ratio 0.8 interval 0 0.9 WiseFocus v3': {
-        'alpha': 2.0, 'inner_ratio': 0.8, 'interval': (0.0, 0.9), 'focus': FOCUSES['WiseFocus v3']
+    'alpha 2 inner_ratio 0.8 interval 0 0.9 WiseFocus': {
+        'alpha': 2.0, 'inner_ratio': 0.8, 'interval': (0.0, 0.9), 'focus': FOCUSES['WiseFocus']
     },
 }  # fmt: skip
-PARTS = ('alpha', 'inner_ratio', 'interval', *FOCUSES)
+
+
+def parts(change: str, arguments: dict) -> tuple[str, ...]:
+    """The parts that a change of arguments tests."""
+    focus = max((name for name in FOCUSES if name in change), key=len, default=None)
+    return (*(name for name in ('alpha', 'inner_ratio', 'interval') if name in arguments), *([focus] if focus else []))
+
 
 EXEMPT = {
     ('shape', 'symmetric'): "it is weighted by the target's sides",
@@ -71,57 +95,67 @@ EXEMPT = {
     ('NWDLoss', 'scale'): 'its constant is a length',
     ('FocalFocus', 'monotone'): 'it gives no weight to pairs without overlap',
     ('PIoUFocus', 'monotone'): 'it gives little weight to far pairs',
-    ('WiseFocus v3', 'monotone'): 'it gives little weight to outliers',
-    ('FocalLoss', 'soft'): 'the balance and the focus are made for t = 0 and t = 1',
-    ('PolyFocalLoss', 'soft'): 'the focus and the polynomial are made for t = 0 and t = 1',
-    ('AsymmetricLoss', 'soft'): 'positives and negatives have different weights',
+    ('WiseFocus', 'monotone'): 'it gives little weight to outliers',
 }
+
+
+def settings(kind: str) -> Iterator[tuple[str, dict]]:
+    """Names and arguments of a class: its defaults, then each of its numbers and switches set to something else."""
+    yield kind, {}
+    for name, parameter in signature(getattr(losses, kind)).parameters.items():
+        annotation, default = str(parameter.annotation), parameter.default
+        if 'Sequence' in annotation and 'float' in annotation:
+            yield f'{kind} {name} each', {name: [0.2, 0.5, 0.9]}
+        if name in ('reduction', 'loss_weight') or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        if isinstance(default, bool) and name != 'use_sigmoid':
+            yield f'{kind} {name} {not default}', {name: not default}
+        elif parameter.annotation is float or annotation.startswith('float |'):
+            yield f'{kind} {name} 0.5', {name: 0.5}
+            if 'Sequence' not in annotation and default != 0 and kind not in exported(BoxLoss):
+                yield f'{kind} {name} 0', {name: 0.0}
+
 
 BOX_LOSSES = [
     Loss(
         f'{variant} {change}'.strip(),
         'IoULoss',
-        (variant, *(part for part in PARTS if part in change)),
-        {'variant': variant, **OF_THE_VARIANT.get(variant, {}), **arguments},
+        (variant, *parts(change, arguments)),
+        {'variant': variant, **VARIANT_KWARGS[variant], **arguments},
     )
     for variant in VARIANTS
     for change, arguments in CHANGES.items()
-] + [Loss('NWDLoss', 'NWDLoss', ('NWDLoss',)), Loss('NWDLoss 3 px', 'NWDLoss', ('NWDLoss',), {'constant': 3.0})]
+] + [
+    Loss(name, kind, (kind,), arguments)
+    for kind in exported(BoxLoss)
+    if kind != 'IoULoss'
+    for name, arguments in settings(kind)
+]
 
 WEIGHTS = {'class_weight': [0.5, 1.0, 4.0]}
+# Combinations that one change at a time does not reach.
+COMBINED = [
+    ('PolyFocalLoss', {'alpha': 0.25, 'epsilon': -1.0}),
+    ('AsymmetricLoss', {'gamma_pos': 0.5, 'gamma_neg': 0.5, 'clip': 0.0}),
+    ('AsymmetricLoss', {'gamma_pos': 0.0, 'gamma_neg': 0.0, 'clip': 0.2}),
+]
+SIGMOID = exported(SigmoidLoss)
 SIGMOID_LOSSES = [
-    Loss(f'{kind} {change}'.strip(), kind, (kind, *(['class_weight'] if arguments is WEIGHTS else [])), arguments)
-    for kind, changes in {
-        'FocalLoss': {'alpha each': {'alpha': [0.2, 0.5, 0.9]}, 'gamma 0': {'gamma': 0.0}, 'gamma 0.5': {'gamma': 0.5}},
-        'PolyFocalLoss': {'gamma 0': {'gamma': 0.0}, 'alpha epsilon -1': {'alpha': 0.25, 'epsilon': -1.0}},
-        'AsymmetricLoss': {
-            'clip 0': {'clip': 0.0},
-            'gammas 0': {'gamma_pos': 0.0, 'gamma_neg': 0.0, 'clip': 0.2},
-            'gammas 0.5': {'gamma_pos': 0.5, 'gamma_neg': 0.5, 'clip': 0.0},
-        },
-        'VarifocalLoss': {
-            'alpha each': {'alpha': [0.2, 0.5, 2.0]},
-            'gamma 0.5': {'gamma': 0.5},
-            'not iou_weighted': {'iou_weighted': False},
-        },
-        'QualityFocalLoss': {'beta 0': {'beta': 0.0}, 'beta 0.5': {'beta': 0.5}},
-    }.items()
-    for change, arguments in {'': {}, 'class_weight': WEIGHTS, **changes}.items()
+    *(Loss(name, kind, (kind,), arguments) for kind in exported(SigmoidLoss) for name, arguments in settings(kind)),
+    *(Loss(f'{kind} class_weight', kind, (kind, 'class_weight'), WEIGHTS) for kind in SIGMOID),
+    *(Loss(f'{kind} {arguments}', kind, (kind,), arguments) for kind, arguments in COMBINED),
 ]
 SOFTMAX_LOSSES = [
-    Loss(f'SoftmaxFocalLoss {change}'.strip(), 'SoftmaxFocalLoss', ('SoftmaxFocalLoss',), arguments)
-    for change, arguments in {
-        '': {},
-        'alpha each': {'alpha': [0.5, 1.0, 4.0]},
-        'alpha 0.25': {'alpha': 0.25},
-        'gamma 0.5': {'gamma': 0.5},
-    }.items()
+    Loss(name, kind, (kind,), arguments)
+    for kind in exported(ElementwiseLoss)
+    if kind not in exported(BoxLoss) + SIGMOID
+    for name, arguments in settings(kind)
 ]
 LOSSES = BOX_LOSSES + SIGMOID_LOSSES + SOFTMAX_LOSSES
 
 
 def inputs(loss: Loss, dtype=torch.float64) -> tuple[Tensor, Tensor]:
-    """Boxes, logits and scores, or logits and labels: what the loss is fed, six rows of it."""
+    """Six rows of what the loss takes: boxes, logits and scores, or logits and labels."""
     generator = torch.Generator().manual_seed(0)
     if loss in BOX_LOSSES:
         boxes = torch.rand(2, ROWS, 4, generator=generator, dtype=torch.float64) * 10
@@ -133,6 +167,29 @@ def inputs(loss: Loss, dtype=torch.float64) -> tuple[Tensor, Tensor]:
     return logit.to(dtype), (target.sigmoid() * (target > 0)).to(dtype)
 
 
+def logits_and_scores(dtype=torch.float64) -> tuple[Tensor, Tensor]:
+    """Forty rows of logits and scores of three classes, half of the scores 0."""
+    generator = torch.Generator().manual_seed(0)
+    logit, score = torch.randn(2, 40, 3, generator=generator, dtype=torch.float64)
+    return logit.mul(3).to(dtype), (score.sigmoid() * (score > 0)).to(dtype)
+
+
+def value(function, logit: float, target: float, **arguments) -> float:
+    """The loss of one logit."""
+    logit = torch.tensor([[logit]], dtype=torch.float64)
+    return function(logit, torch.tensor([[target]], dtype=torch.float64), **arguments).item()
+
+
+def compare(ours, theirs, logit: Tensor, target: Tensor | tuple[Tensor, Tensor]) -> None:
+    """Losses and gradients must be equal."""
+    results = []
+    for function in (ours, theirs):
+        leaf = logit.clone().requires_grad_()
+        loss = function(leaf, target)
+        results.append((loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+
+
 def per_row(loss: Loss) -> bool:
     """Whether the loss has one value for each row, not for each element."""
-    return loss in BOX_LOSSES or loss in SOFTMAX_LOSSES or loss.kind == 'QualityFocalLoss'
+    return loss not in SIGMOID_LOSSES or getattr(losses, loss.kind).per_row

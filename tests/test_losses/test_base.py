@@ -6,22 +6,25 @@ from unittest import mock
 
 import pytest
 import torch
+from mmdet.registry import MODELS
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
 from table import BOX_LOSSES, CLASSES, EXEMPT, LOSSES, ROWS, SIGMOID_LOSSES, inputs, per_row
 
 from mmext import losses
-from mmext.losses.base import power, wide
 
+ASSIGN = dict(assigner=dict(type='SimOTAAssigner'))
 # Of the first row of each class the contract is tested in full; the parts of a loss do not touch it.
 CONTRACT = [next(row for row in LOSSES if row.kind == kind) for kind in dict.fromkeys(row.kind for row in LOSSES)]
 
 
-def test_the_table_is_complete():
+def test_the_table_is_derived():
+    """Of what is exported nothing is missing, and no exemption is stale."""
     assert {row.kind for row in LOSSES} == {name for name in losses.__all__ if name.endswith('Loss')}
     assert {row.arguments['variant'] for row in BOX_LOSSES if row.kind == 'IoULoss'} == set(losses.VARIANTS)
     focuses = {row.arguments['focus']['type'] for row in LOSSES if 'focus' in row.arguments}
     assert focuses == {f'mmext.{name}' for name in losses.__all__ if name.endswith('Focus')}
-    parts = {part for row in LOSSES for part in row.parts}
-    assert {part for part, _ in EXEMPT} <= parts
+    assert {part for part, _ in EXEMPT} <= {part for row in LOSSES for part in row.parts}
     assert len({row.name for row in LOSSES}) == len(LOSSES)
 
 
@@ -62,6 +65,15 @@ class TestContract:
         torch.testing.assert_close(row.build()(pred, target, weight), values * weight)
         torch.testing.assert_close(row.build()(pred, target, weight.flatten()), values * weight)
 
+    def test_weight_of_each_row_as_a_column(self, row):
+        if per_row(row):
+            return
+        pred, target = inputs(row)
+        weight = torch.arange(ROWS, dtype=torch.float64).unsqueeze(-1)
+        for reduction in ('none', 'sum'):
+            expected = row.build(reduction=reduction)(pred, target, weight.squeeze(-1))
+            torch.testing.assert_close(row.build(reduction=reduction)(pred, target, weight), expected)
+
     def test_weight_that_fits_nothing(self, row):
         with pytest.raises(ValueError, match=r'\(5,\)'):
             row.build()(*inputs(row), weight=torch.ones(5))
@@ -84,6 +96,10 @@ class TestContract:
         with pytest.raises(TypeError, match='mode'):
             row.build(mode='square')
 
+    def test_one_weight_for_all_rows_fits_nothing(self, row):
+        with pytest.raises(ValueError, match=r'\(1,\)'):
+            row.build()(*inputs(row), weight=torch.ones(1))
+
     @pytest.mark.gpu
     def test_on_a_gpu_equals_the_cpu(self, row):
         pred, target = inputs(row)
@@ -104,6 +120,14 @@ def constants(kept: list):
     kept_before = bool(kept)
     with mock.patch.object(torch.Tensor, 'detach', replayed):
         yield
+
+
+def forms(row, pred, target):
+    """The target in each form that the loss takes."""
+    if row not in SIGMOID_LOSSES:
+        return [target]
+    labels = torch.zeros(ROWS, dtype=torch.long, device=pred.device)
+    return [target, labels, (labels, target[:, 0])]
 
 
 @pytest.mark.parametrize('row', LOSSES, ids=str)
@@ -152,8 +176,23 @@ class TestEveryLoss:
         torch.testing.assert_close(loss.double(), exact, rtol=1e-4, atol=5e-4 if '0.5' in row.name else 1e-5)
 
     def test_checkpoints_hold_running_means_alone(self, row):
-        means = ['focus.mean'] if {'WiseFocus v2', 'WiseFocus v3'} & set(row.parts) else []
+        means = ['focus.mean'] if {'WiseFocus', 'WiseFocus 2'} & set(row.parts) else []
         assert list(row.build().state_dict()) == means
+
+    @pytest.mark.parametrize('reduction', ['none', 'sum', 'mean'])
+    @pytest.mark.parametrize('weighted', [False, True])
+    def test_needs_no_value_and_no_other_device(self, row, reduction, weighted):
+        """A meta tensor has no values: a host synchronization, or a CPU tensor that strays in, is an error."""
+        pred, target = (tensor.to('meta') for tensor in inputs(row, torch.float32))
+        weight = torch.ones(ROWS, device='meta') if weighted else None
+        loss = row.build(reduction=reduction).to('meta').train()
+        for each in forms(row, pred, target):
+            leaf = pred.clone().requires_grad_()
+            avg_factor = torch.ones((), device='meta') if reduction == 'mean' else None
+            value = loss(leaf, each, weight, avg_factor=avg_factor)
+            value.sum().backward()
+            assert value.device.type == leaf.grad.device.type == 'meta'
+            assert leaf.grad.shape == leaf.shape
 
     def test_compiles_whole(self, row):
         self.compile(row, 'aot_eager')
@@ -177,35 +216,37 @@ class TestEveryLoss:
         torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize('exponent', [0, 0.5, 1, 1.5, 2, 6])
-def test_power(exponent):
-    base = torch.tensor([-1e-9, 0.0, 1e-30, 0.25, 1.0], dtype=torch.float64, requires_grad=True)
-    result = power(base, exponent)
-    if exponent > 0:
-        result.sum().backward()
-        assert base.grad.isfinite().all()
-    expected = [0.0**exponent] * 3 + [0.25**exponent, 1.0]
-    torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64))
-
-
-@pytest.mark.parametrize('exponent', [0.5, 1, 2, 6, 30])
-def test_power_saturates(exponent):
-    base = torch.tensor([1e30], requires_grad=True)
-    result = power(base, exponent)
-    result.backward()
-    assert result.isfinite().all()
-    assert base.grad.isfinite().all()
-
-
-def test_wide():
-    half, double = torch.ones(1, dtype=torch.float16), torch.ones(1, dtype=torch.float64)
-    assert [tensor.dtype for tensor in wide(half, half.bool())] == [torch.float32] * 2
-    assert [tensor.dtype for tensor in wide(half, double)] == [torch.float64] * 2
-
-
 @pytest.mark.parametrize('row', SIGMOID_LOSSES, ids=str)
 def test_overflow_reaches_the_gradient_scaler(row):
     """Mixed precision finds the largest scale by the infinities of the logits' gradients."""
     logit = torch.full((1, CLASSES), -6.0, dtype=torch.float16, requires_grad=True)
     (row.build(reduction='sum')(logit, torch.ones(1, CLASSES)) * 2.0**22).backward()
     assert logit.grad.isinf().all()
+
+
+class TestDividedTwice:
+    """mmdet's YOLOXHead divides by the number of positives itself, so a mean is divided twice."""
+
+    @staticmethod
+    def train(kind, **losses):
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            head = MODELS.build(
+                dict(type=kind, num_classes=3, in_channels=8, feat_channels=8, train_cfg=ASSIGN, **losses)
+            )
+        instances = InstanceData(bboxes=torch.tensor([[4.0, 4, 40, 40]]), labels=torch.tensor([1]))
+        features = [torch.rand(1, 8, size, size) for size in (8, 4, 2)]
+        for _ in range(2):
+            head.loss_by_feat(*head(features), [instances], [{}])
+
+    def test_is_noticed_once(self, log):
+        self.train('YOLOXHead', loss_obj=dict(type='mmext.VarifocalLoss'), loss_bbox=dict(type='mmext.IoULoss'))
+        warnings = [record.message for record in log.records if 'divided twice' in record.message]
+        assert [warning.split()[0] for warning in warnings] == ['VarifocalLoss', 'IoULoss']
+        assert all("reduction='sum'" in warning and 'mmdet' in warning for warning in warnings)
+
+    @pytest.mark.parametrize(
+        ('kind', 'reduction'), [('YOLOXHead', 'sum'), ('mmext.YOLOXHead', 'sum'), ('mmext.YOLOXHead', 'mean')]
+    )
+    def test_is_not_noticed_elsewhere(self, kind, reduction, log):
+        self.train(kind, loss_obj=dict(type='mmext.VarifocalLoss', reduction=reduction))
+        assert 'divided twice' not in log.text

@@ -112,6 +112,13 @@ class TestWise:
         values.sum().backward()
         assert (pred.grad[3:] == 0).all()
 
+    @pytest.mark.parametrize('weight', [None, torch.ones(4)])
+    def test_a_nan_box_does_not_enter_the_mean(self, weight):
+        loss = wise(momentum=1.0).train()
+        nan = torch.full((1, 4), float('nan'), dtype=torch.float64)
+        loss(torch.cat([PRED, nan]), torch.cat([TARGET, TARGET[:1]]), weight)
+        torch.testing.assert_close(loss.focus.mean, torch.tensor(0.5, dtype=torch.float64))
+
     def test_stays_finite_when_all_boxes_are_perfect(self):
         loss = wise(momentum=1.0).train()
         for _ in range(3):
@@ -193,7 +200,7 @@ class TestArguments:
         [(1, 'gamma', 'none of its own'), (2, 'delta', 'gamma'), (3, 'gamma', 'alpha, delta')],
     )
     def test_of_another_version(self, version, name, known):
-        with pytest.raises(TypeError, match=f"version {version} knows no argument '{name}', only {known}"):
+        with pytest.raises(TypeError, match=f"version {version} takes no argument '{name}', only {known}"):
             WiseFocus(version, **{name: 1.0})
 
     def test_unknown_focus(self):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.models import losses as mmdet_losses
-from table import BOX_LOSSES, CHANGES, IMAGE_SIZE, OF_THE_VARIANT, Loss
+from table import BOX_LOSSES, CHANGES, IMAGE_SIZE, VARIANT_KWARGS, Loss
 
 from mmext import losses
 from mmext.losses import VARIANTS, IoULoss, iou_loss
@@ -125,7 +125,7 @@ def test_every_variant_has_vectors():
 def test_a_box_without_width_grows(variant):
     """Half precision and large coordinates round a small side away."""
     pred, target = boxes([5.0, 2, 5, 8]).requires_grad_(), boxes([0.0, 0, 10, 10])
-    iou_loss(pred, target, variant, **OF_THE_VARIANT.get(variant, {})).sum().backward()
+    iou_loss(pred, target, variant, **VARIANT_KWARGS[variant]).sum().backward()
     assert pred.grad[0, 0] > 0.05
     assert pred.grad[0, 2] < -0.05
 
@@ -293,7 +293,7 @@ class TestRelations:
     @pytest.mark.parametrize('variant', VARIANTS)
     def test_neutral_transforms(self, variant):
         pred, target = random_pairs()
-        own = OF_THE_VARIANT.get(variant, {})
+        own = VARIANT_KWARGS[variant]
         expected = iou_loss(pred, target, variant, **own)
         torch.testing.assert_close(iou_loss(pred, target, variant, inner_ratio=1.0, **own), expected)
         torch.testing.assert_close(iou_loss(pred, target, variant, interval=(0, 1), **own), expected)
@@ -301,7 +301,7 @@ class TestRelations:
     @pytest.mark.parametrize('variant', VARIANTS)
     def test_transforms_change_the_overlap_alone(self, variant):
         pred, target = random_pairs()
-        own = OF_THE_VARIANT.get(variant, {})
+        own = VARIANT_KWARGS[variant]
         penalty = iou_loss(pred, target, variant, **own) - iou_loss(pred, target)
         for change in ({'inner_ratio': 0.7}, {'interval': (0.2, 0.8)}, {'inner_ratio': 1.4, 'interval': (0.2, 0.8)}):
             changed = iou_loss(pred, target, variant, **change, **own) - iou_loss(pred, target, **change)
@@ -355,9 +355,9 @@ class TestModule:
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [
-            ({'variant': 'giou', 'scale': 1.0}, "'giou' knows no argument 'scale'; it belongs to the variant 'shape'"),
+            ({'variant': 'giou', 'scale': 1.0}, "'giou' takes no argument 'scale'; it belongs to the variant 'shape'"),
             ({'variant': 'shape', 'image_size': (8, 8)}, "it belongs to the variant 'mpdiou'"),
-            ({'mode': 'square'}, "'iou' knows no argument 'mode'. .* add _delete_=True"),
+            ({'mode': 'square'}, "'iou' takes no argument 'mode'. .* add _delete_=True"),
         ],
     )
     def test_refuses_what_a_variant_does_not_know(self, arguments, message):
@@ -402,7 +402,7 @@ class TestImageSize:
 
     def test_missing(self):
         for call in (IoULoss('mpdiou'), lambda *pair: iou_loss(*pair, 'mpdiou')):
-            with pytest.raises(ValueError, match=r'needs image_size=\(height, width\).* mmext.YOLOXHead gives it'):
+            with pytest.raises(ValueError, match=r'needs image_size=\(height, width\).* mmext.YOLOXHead passes it'):
                 call(*random_pairs())
 
     def test_no_other_variant_asks_for_it(self):

@@ -1,9 +1,9 @@
-"""Weights for imbalanced classes: numbers by hand, limits, relations."""
+"""Class weights: numbers by hand, limits, relations, classes without objects."""
 
 import pytest
 
 from mmext.losses import class_weights
-from mmext.losses.class_weights import METHODS
+from mmext.losses.class_balance import METHODS
 
 COUNTS = [850, 100, 50]
 
@@ -21,6 +21,28 @@ COUNTS = [850, 100, 50]
 )
 def test_by_hand(method, counts, expected):
     assert class_weights(counts, method, beta=0.5) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(('power', 'method'), [(0.5, 'sqrt'), (1, 'inverse')])
+def test_methods_are_powers(power, method):
+    assert class_weights(COUNTS, power=power) == class_weights(COUNTS, method)
+
+
+def test_power_by_hand():
+    assert class_weights(COUNTS, power=0) == pytest.approx([1, 1, 1])
+    # 16**-0.25 is 1/2 and 81**-0.25 is 1/3; 16 / 2 + 81 / 3 = 35, over 97 objects.
+    assert class_weights([16, 81], power=0.25) == pytest.approx([97 / 70, 97 / 105])
+
+
+@pytest.mark.parametrize('arguments', [dict(power=1), dict(method='effective'), dict(method='sqrt')])
+def test_a_class_without_objects_gets_the_mean_weight(arguments, log):
+    weights = class_weights([850, 0, 50], **arguments)
+    present = class_weights([850, 50], **arguments)
+    assert weights == pytest.approx([present[0], sum(present) / 2, present[1]])
+    assert 'the classes at index [1] have no objects' in log.text
+    log.clear()
+    class_weights([850, 50], **arguments)
+    assert not log.text
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -60,9 +82,12 @@ def test_the_square_root_lies_between():
         (dict(counts=COUNTS, beta=1), r'beta must be in \[0, 1\), but is 1'),
         (dict(counts=COUNTS, beta=-0.1), 'but is -0.1'),
         (dict(counts=COUNTS, beta=float('nan')), 'but is nan'),
-        (dict(counts=[3, 0, 1]), r'\[3, 0, 1\]; leave out the classes that have no objects'),
-        (dict(counts=[3, -1]), r'a count above 0, but they are \[3, -1\]'),
-        (dict(counts=[]), r'a count above 0, but they are \[\]'),
+        (dict(counts=COUNTS, power=-0.5), 'power must be a number of at least 0, but is -0.5'),
+        (dict(counts=COUNTS, power=float('nan')), 'but is nan'),
+        (dict(counts=COUNTS, method='sqrt', power=1), r"a method \('sqrt'\) or a power \(1\), not both"),
+        (dict(counts=[0, 0]), r'at least one above 0, but are \[0, 0\]'),
+        (dict(counts=[3, -1]), r'at least 0, at least one above 0, but are \[3, -1\]'),
+        (dict(counts=[]), r'but are \[\]'),
     ],
 )
 def test_refuses(arguments, message):

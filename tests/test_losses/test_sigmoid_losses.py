@@ -1,0 +1,96 @@
+"""Every loss over a sigmoid: its minimum, extreme logits, probabilities, and the function beside the class."""
+
+import pytest
+import torch
+from table import SIGMOID, SIGMOID_LOSSES, function_of, logits_and_scores
+
+from mmext import losses
+
+
+def slope(row, logit, target):
+    """The derivative of the loss of each logit of the first class, all classes having this target."""
+    leaf = logit.unsqueeze(-1).repeat(1, 3).requires_grad_()
+    loss = row.build()(leaf, torch.full_like(leaf, target)).sum()
+    return torch.autograd.grad(loss, leaf)[0][:, 0]
+
+
+@pytest.mark.parametrize('row', SIGMOID_LOSSES, ids=str)
+class TestMinimum:
+    def test_hard_targets(self, row):
+        """Training moves p towards t from anywhere, and the loss falls to 0 there."""
+        logit = torch.linspace(-40, 40, 81, dtype=torch.float64)
+        for target, end in ((0.0, 0), (1.0, -1)):
+            slopes = slope(row, logit, target)
+            assert ((slopes >= -1e-12) if target == 0 else (slopes <= 1e-12)).all()
+            at_end = logit[end].expand(1, 3)
+            assert row.build()(at_end, torch.full_like(at_end, target)).abs().max() < 1e-12
+
+    @pytest.mark.parametrize('target', [0.1, 0.3, 0.6, 0.9])
+    def test_soft_targets(self, row, target):
+        """The slope changes its sign where the class says, if it says that it is made for soft targets."""
+        loss = row.build()
+        if not loss.soft_target:
+            return
+        rest = loss.minimum(torch.tensor(target, dtype=torch.float64))
+        around = torch.stack([rest - 1e-3, rest + 1e-3]).logit()
+        below, above = slope(row, around, target)
+        assert below < 0 < above
+
+    def test_elsewhere_for_hard_losses(self, row):
+        """Those that say they are made for 0 and 1 alone do come to rest elsewhere for some target."""
+        if row.build().soft_target or row.arguments:
+            return
+        around = torch.tensor([0.6 - 0.02, 0.6 + 0.02], dtype=torch.float64).logit()
+        below, above = slope(row, around, 0.6)
+        assert not below < 0 < above
+
+
+@pytest.mark.parametrize('row', SIGMOID_LOSSES, ids=str)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_is_finite_for_extreme_logits(row, dtype):
+    logit = torch.tensor([-1000, -100, -20, 0, 20, 100, 1000], dtype=dtype).repeat(3).unsqueeze(-1).repeat(1, 3)
+    target = torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(7).unsqueeze(-1).to(dtype).expand(-1, 3)
+    loss = row.build()(logit.requires_grad_(), target)
+    loss.sum().backward()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite().all()
+    assert logit.grad.isfinite().all()
+    assert (loss >= -1e-12).all()
+
+
+@pytest.mark.parametrize('kind', SIGMOID)
+class TestActivated:
+    """mmdet's TOODHead feeds probabilities."""
+
+    @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+    @pytest.mark.parametrize('reduction', ['none', 'sum'])
+    def test_equals_the_loss_of_the_logits(self, kind, dtype, tolerance, reduction):
+        logit, score = logits_and_scores(dtype)
+        results = []
+        for activated in (False, True):
+            leaf = logit.clone().requires_grad_()
+            loss = getattr(losses, kind)(activated=activated, reduction=reduction)
+            value = loss(leaf.sigmoid() if activated else leaf, score)
+            results.append((value.detach(), torch.autograd.grad(value.sum(), leaf)[0]))
+        torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+    def test_is_finite_for_0_and_1(self, kind, dtype):
+        probability = torch.tensor([[0.0, 1.0, 1e-30]], dtype=dtype, requires_grad=True)
+        for target in (0.0, 0.5, 1.0):
+            loss = getattr(losses, kind)(activated=True, reduction='sum')(probability, torch.full((1, 3), target))
+            assert loss.isfinite()
+            assert torch.autograd.grad(loss, probability)[0].isfinite().all()
+
+
+@pytest.mark.parametrize('row', SIGMOID_LOSSES, ids=str)
+def test_the_class_equals_its_function(row):
+    logit, score = logits_and_scores()
+    expected = function_of(row.kind)(logit, score, **row.arguments)
+    # The buffers of numbers per class are float32.
+    torch.testing.assert_close(row.build()(logit, score), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('row', [row for row in SIGMOID_LOSSES if row.name.endswith('alpha each')], ids=str)
+def test_alphas_follow_the_module(row):
+    assert row.build().to('meta').alpha.device.type == 'meta'
