@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line parser."""
     parser = argparse.ArgumentParser(description='Plot each loss beside its gradient.')
     parser.add_argument(
-        'names', nargs='*', metavar='NAME', help="a variant of IoULoss, such as giou, or the name of a class (default: all)"
+        'names', nargs='*', metavar='NAME', help='a variant of IoULoss, such as giou, or a class (default: all)'
     )
     parser.add_argument(
         '--out',
