@@ -145,7 +145,7 @@ def rest(name: str) -> str:
         return 'takes labels only'
     if not loss.soft_target:
         return 'made for 0 and 1'
-    return summary(loss.minimum) if hasattr(loss, 'minimum') else 'p = t'
+    return f'`{summary(loss.minimum)}`' if hasattr(loss, 'minimum') else '`p = t`'
 
 
 def minima() -> str:
