@@ -70,7 +70,7 @@ def _widened(ratio: Tensor) -> Tensor:
 
 # Starts just above 0: identical boxes are a kink of most curves, where autograd returns the mean of both slopes.
 MOVED = Sweep("offset along x / side, of a box of the target's size", '(offset / side)', 1e-3, 2.5, _moved)
-WIDENED = Sweep("width / target's width, of a box with its centre and height", '(width ratio)', 0.2, 3.0, _widened)
+WIDENED = Sweep("width / target's width, of a box with its center and height", '(width ratio)', 0.2, 3.0, _widened)
 LOGITS = Sweep('logit', 'logit', -6.0, 6.0)
 
 
