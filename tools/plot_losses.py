@@ -1,4 +1,4 @@
-"""Draw the curve of each loss beside that of its gradient.
+"""Plot each loss beside its gradient.
 
 Example:
     python tools/plot_losses.py giou FocalLoss --out work_dirs/curves
@@ -11,7 +11,7 @@ from mmext.visualization.loss_curves import loss_figures, plot_loss
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draw the losses that are named, or all."""
+    """Plot the named losses, or all of them."""
     parser = build_parser()
     args = parser.parse_args(argv)
     known = list(loss_figures())
@@ -24,16 +24,16 @@ def main(argv: list[str] | None = None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line parser."""
-    parser = argparse.ArgumentParser(description='Draw the curve of each loss beside that of its gradient.')
+    parser = argparse.ArgumentParser(description='Plot each loss beside its gradient.')
     parser.add_argument(
-        'names', nargs='*', metavar='NAME', help="variants of IoULoss, such as giou, or classes' names (default: all)"
+        'names', nargs='*', metavar='NAME', help='a variant of IoULoss, such as giou, or a class (default: all)'
     )
     parser.add_argument(
         '--out',
         type=Path,
         metavar='FOLDER',
         default=Path('work_dirs/curves'),
-        help='folder for the PNGs, NAME.png each (default: %(default)s)',
+        help='folder for the figures, NAME.png (default: %(default)s)',
     )
     return parser
 

@@ -1,8 +1,9 @@
-"""The curve of each loss beside that of its gradient."""
+"""Plot each loss beside its gradient, as computed by autograd."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -13,33 +14,35 @@ from torch import Tensor
 from mmext import losses
 from mmext.losses.base import BoxLoss, ElementwiseLoss, SigmoidLoss
 from mmext.losses.focus import Focus
-from mmext.losses.iou import KEYWORDS
 
 Curve = Callable[[Tensor], Tensor]
 BoxFunction = Callable[[Tensor, Tensor], Tensor]
 
-# The target, in pixels: a small object, for which the losses that depend on the unit say something.
+# The target box in pixels: small, so that losses that depend on the unit (NWD, MPDIoU) show their shape.
 SIDE = 16.0
 TARGET = torch.tensor([0, 0, SIDE, SIDE], dtype=torch.float64)
 ALPHAS = (1, 2, 3)
 SOFT_TARGET = 0.6
-# What a variant cannot do without.
-NEEDED = {'image_size': (416, 416)}
+# Values for keywords that a variant requires.
+REQUIRED = {'image_size': (416, 416)}
+# The arguments of IoULoss that transform the IoU, each with the values to draw.
 OVERLAPS = {'inner_ratio': (0.7, 1.3), 'interval': ((0.0, 0.95), (0.2, 0.8))}
-# The arguments that are drawn; of a class that is not named here, the defaults.
+# Arguments to draw, by class; a class that is not listed is drawn with its defaults.
 SETTINGS = {
     'FocalFocus': (dict(gamma=0.5), dict(gamma=1.0)),
     'NWDLoss': (dict(constant=8.0), dict(constant=12.8), dict(constant=32.0)),
     'PIoUFocus': (dict(lam=1.1), dict(lam=1.3), dict(lam=1.7)),
     'WiseFocus': (dict(version=1), dict(version=2), dict(version=3)),
 }
+# The variant that a focus is drawn with; iou for those not listed.
 FOCUSED_VARIANTS = {'FocalFocus': 'eiou', 'PIoUFocus': 'piou'}
+# Of a focus that keeps one, as in a model that has trained for a while.
 RUNNING_MEAN = 0.3
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A number that goes along the x-axis, and the predicted boxes that it stands for."""
+    """The quantity on the x-axis, and the predicted boxes for its values."""
 
     label: str
     variable: str
@@ -49,7 +52,7 @@ class Sweep:
 
     @property
     def points(self) -> Tensor:
-        """The places at which a curve is drawn."""
+        """The x values to evaluate, (800,)."""
         return torch.linspace(self.low, self.high, 800, dtype=torch.float64)
 
 
@@ -63,18 +66,21 @@ def _widened(ratio: Tensor) -> Tensor:
     return torch.stack([SIDE / 2 * (1 - ratio), edge, SIDE / 2 * (1 + ratio), edge + SIDE], -1)
 
 
-# At 0 the boxes are identical: a corner of most curves, where autograd gives the mean of both slopes.
+# Starts just above 0: identical boxes are a kink of most curves, where autograd returns the mean of both slopes.
 MOVED = Sweep("offset along x / side, of a box of the target's size", '(offset / side)', 1e-3, 2.5, _moved)
-WIDENED = Sweep("width / target's width, of a box with its centre and height", '(width ratio)', 0.2, 3.0, _widened)
+WIDENED = Sweep("width / target's width, of a box with its center and height", '(width ratio)', 0.2, 3.0, _widened)
 LOGITS = Sweep('logit', 'logit', -6.0, 6.0)
 
 
 def curve_and_gradient(curve: Curve, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The values of an elementwise function at the points, and its derivatives there, by autograd.
+    """Evaluate an elementwise function and its derivative (autograd).
 
     Args:
         curve: The function, (n,) -> (n,).
-        points: Where, (n,).
+        points: The x values, (n,).
+
+    Returns:
+        Values and derivatives, (n,) each.
     """
     points = points.detach().clone().requires_grad_()
     values = curve(points)
@@ -83,29 +89,34 @@ def curve_and_gradient(curve: Curve, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def exported(base: type) -> list[str]:
-    """The classes of this base among the exports of :mod:`mmext.losses`."""
+    """Names of the subclasses of `base` that :mod:`mmext.losses` exports."""
     found = {name: getattr(losses, name) for name in losses.__all__}
     return [name for name, item in found.items() if isinstance(item, type) and issubclass(item, base)]
 
 
 def class_losses() -> list[str]:
-    """The classes for classification and objectness."""
+    """Names of the losses for classification and objectness."""
     return [name for name in exported(ElementwiseLoss) if name not in exported(BoxLoss)]
 
 
 def other_box_losses() -> list[str]:
-    """The classes for boxes beside the IoU family."""
+    """Names of the box losses outside the IoU family."""
     return [name for name in exported(BoxLoss) if name != 'IoULoss']
 
 
+def variant_keywords(variant: str) -> list[str]:
+    """Names of the keywords that only this variant takes."""
+    return list(signature(losses.VARIANTS[variant]).parameters)[1:]
+
+
 def variant_loss(variant: str, **kwargs: object) -> BoxFunction:
-    """`iou_loss` of a variant, with what the variant cannot do without."""
-    needed = {name: NEEDED[name] for name in KEYWORDS[variant] if name in NEEDED}
-    return partial(losses.iou_loss, variant=variant, **needed, **kwargs)
+    """`iou_loss` of a variant, with the keywords that it requires."""
+    required = {name: REQUIRED[name] for name in variant_keywords(variant) if name in REQUIRED}
+    return partial(losses.iou_loss, variant=variant, **required, **kwargs)
 
 
 def on_boxes(loss: BoxFunction, sweep: Sweep) -> Curve:
-    """A loss of boxes as a function of the sweep's number."""
+    """A box loss as a function of the quantity on the x-axis."""
 
     def curve(points: Tensor) -> Tensor:
         pred = sweep.predictions(points)
@@ -115,7 +126,7 @@ def on_boxes(loss: BoxFunction, sweep: Sweep) -> Curve:
 
 
 def _focused(name: str, variant: str, arguments: dict) -> BoxFunction:
-    """A box loss with this focus, whose running mean, where it has one, is that of a trained model."""
+    """`IoULoss` with this focus; a running mean is set to `RUNNING_MEAN`."""
     loss = losses.IoULoss(variant, focus=dict(type=f'mmext.{name}', **arguments), reduction='none').eval()
     for mean in loss.buffers():
         mean.fill_(RUNNING_MEAN)
@@ -127,7 +138,7 @@ def _named(arguments: dict) -> str:
 
 
 def box_lines() -> dict[str, dict[str, BoxFunction]]:
-    """The lines of each figure about boxes: all variants together, each variant, overlap, focus and other loss."""
+    """The labeled lines of each box figure: all variants together, each variant, overlap, focus and other box loss."""
     figures = {'variants': {variant: variant_loss(variant) for variant in losses.VARIANTS}}
     for variant in losses.VARIANTS:
         figures[variant] = {f'alpha {alpha}': variant_loss(variant, alpha=alpha) for alpha in ALPHAS}
@@ -145,7 +156,7 @@ def box_lines() -> dict[str, dict[str, BoxFunction]]:
 
 
 def _class_curve(name: str, target: float) -> Curve:
-    """A loss as a function of one logit; over a softmax, of what the logit of class 1 exceeds that of class 0 by."""
+    """A loss as a function of one logit; for a softmax, of the logit of class 1 where that of class 0 is 0."""
     loss = getattr(losses, name)(reduction='none')
 
     def curve(logit: Tensor) -> Tensor:
@@ -158,28 +169,32 @@ def _class_curve(name: str, target: float) -> Curve:
 
 
 def takes_scores(name: str) -> bool:
-    """Whether the loss takes targets between 0 and 1, and not labels alone."""
+    """Whether the loss takes targets in [0, 1]; otherwise it takes integer labels only."""
     return issubclass(getattr(losses, name), SigmoidLoss)
 
 
-def minimum(name: str, target: float = SOFT_TARGET) -> float:
-    """The p at which a loss over a sigmoid, by its defaults, is smallest for this target."""
+def resting_point(name: str, target: float = SOFT_TARGET) -> float:
+    """The p at which the gradient of a sigmoid loss with default arguments changes sign, for this target.
+
+    Training comes to rest there. It is the minimum of the loss, unless the formula detaches something.
+    """
     logits = torch.linspace(LOGITS.low, LOGITS.high, 20001, dtype=torch.float64)
-    return logits[_class_curve(name, target)(logits).argmin()].sigmoid().item()
+    _, slopes = curve_and_gradient(_class_curve(name, target), logits)
+    return logits[(slopes < 0).sum()].sigmoid().item()
 
 
 def loss_figures() -> dict[str, Callable[[], Figure]]:
-    """What draws the figure of each loss, by name: a variant, an argument of the overlap, or a class."""
+    """A function that draws each figure, by name: `'variants'`, a variant, an overlap's argument, or a class."""
     boxes = {name: partial(_box_figure, name, lines) for name, lines in box_lines().items()}
     return {**boxes, **{name: partial(_class_figure, name) for name in class_losses()}}
 
 
 def plot_loss(name: str, out_file: Path) -> Path:
-    """Draw the curve of a loss and that of its gradient, side by side.
+    """Draw a loss and its gradient side by side.
 
     Args:
-        name: One of :func:`loss_figures`.
-        out_file: The PNG to write; its folder is made.
+        name: A key of :func:`loss_figures`.
+        out_file: The PNG to write; its folder is created.
 
     Returns:
         `out_file`.
@@ -204,9 +219,9 @@ def _class_figure(name: str) -> Figure:
     figure.suptitle(name)
     axes = figure.subplots(1, 2)
     if takes_scores(name):
-        lowest = minimum(name)
-        labels = {1.0: 't = 1', 0.0: 't = 0', SOFT_TARGET: f't = {SOFT_TARGET}, smallest at p = {lowest:.2f}'}
-        where = torch.tensor([lowest], dtype=torch.float64).logit()
+        rest = resting_point(name)
+        labels = {1.0: 't = 1', 0.0: 't = 0', SOFT_TARGET: f't = {SOFT_TARGET}, gradient 0 at p = {rest:.2f}'}
+        where = torch.tensor([rest], dtype=torch.float64).logit()
         axes[0].plot(where, _class_curve(name, SOFT_TARGET)(where), 'o', color='C2')
     else:
         labels = {1: 'label: this class', 0: 'label: the other class'}
@@ -222,7 +237,7 @@ def _class_figure(name: str) -> Figure:
 def _draw(axes: tuple[Axes, Axes], sweep: Sweep, curves: dict[str, Curve]) -> None:
     left, right = axes
     for number, (label, curve) in enumerate(curves.items()):
-        # The first are the widest, or equal curves would hide each other.
+        # Earlier lines are wider, so that equal curves do not hide each other.
         style = dict(label=label, linewidth=1.5 + 0.45 * (len(curves) - 1 - number))
         values, slopes = curve_and_gradient(curve, sweep.points)
         left.plot(sweep.points, values, **style)

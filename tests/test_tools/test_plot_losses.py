@@ -1,4 +1,4 @@
-"""The curves of the losses."""
+"""Each loss gets a figure, and the curves are those of the losses."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_an_unknown_name_is_refused(tmp_path, capsys):
 
 
 def lines(name, row=0):
-    """The drawn lines of a figure's row: x, the losses and the gradients, each by label."""
+    """The x values of a figure's row, and its loss and gradient lines by label."""
     left, right = loss_curves.loss_figures()[name]().axes[2 * row : 2 * row + 2]
     drawn = [{line.get_label(): line.get_ydata() for line in panel.lines} for panel in (left, right)]
     return right.lines[0].get_xdata(), *drawn
@@ -66,16 +66,33 @@ def test_the_gradient_over_the_width_is_the_slope():
 
 
 @pytest.mark.parametrize('name', loss_curves.class_losses())
-def test_the_gradients_of_logits_are_their_slopes(name):
-    logit, values, gradients = lines(name)
+def test_the_gradients_of_logits_are_those_of_the_summed_loss(name):
+    """Not the slope of the curve: a formula may detach its weight or its target."""
+    logit, _, gradients = lines(name)
+    loss = getattr(losses, name)(reduction='sum')
+    targets = (1.0, 0.0, loss_curves.SOFT_TARGET) if loss_curves.takes_scores(name) else (1, 0)
+    assert len(gradients) == len(targets)
+    for target, gradient in zip(targets, gradients.values()):
+        leaf = torch.tensor(logit, requires_grad=True)
+        if loss_curves.takes_scores(name):
+            pred, target = leaf.unsqueeze(-1), torch.full((len(logit), 1), target, dtype=torch.float64)
+        else:
+            pred, target = torch.stack([torch.zeros_like(leaf), leaf], -1), torch.full((len(logit),), target)
+        loss(pred, target).backward()
+        np.testing.assert_allclose(gradient, leaf.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_the_gradient_of_focal_loss_is_its_slope():
+    logit, values, gradients = lines('FocalLoss')
     for label, gradient in gradients.items():
-        slopes = np.gradient(values[label], logit)
-        np.testing.assert_allclose(gradient[1:-1], slopes[1:-1], atol=2e-3)
+        np.testing.assert_allclose(gradient[1:-1], np.gradient(values[label], logit)[1:-1], atol=2e-3)
 
 
-def test_the_minimum_is_where_the_loss_says():
-    assert loss_curves.minimum('FocalLoss', 0.6) == pytest.approx(0.72, abs=0.005)
+def test_training_comes_to_rest_where_the_loss_says():
+    assert loss_curves.resting_point('FocalLoss', 0.6) == pytest.approx(0.72, abs=0.005)
     for name in loss_curves.class_losses():
         if loss_curves.takes_scores(name):
-            right = loss_curves.minimum(name, 0.3) == pytest.approx(0.3, abs=1e-3)
-            assert right is getattr(losses, name).soft_target, name
+            loss = getattr(losses, name)()
+            expected = float(loss.minimum(torch.tensor(0.3)))
+            right = loss_curves.resting_point(name, 0.3) == pytest.approx(expected, abs=1e-3)
+            assert right is loss.soft_target, name
