@@ -1,7 +1,11 @@
-"""Convert annotations in Pascal VOC layout (such as the original BCCD) to one COCO file.
+r"""Convert annotations in Pascal VOC layout (such as the original BCCD) to one COCO file.
+
+MMDetection numbers the classes in the order of the COCO file, so --config takes that order from the config that will be
+trained.
 
 Example:
-    python tools/voc_to_coco.py BCCD bccd/annotations/train.json --split train
+    python tools/voc_to_coco.py BCCD data/bccd/annotations/train.json --split train \
+        --config configs/yolox/yolox_nano_1xb8-60e_bccd.py
 """
 
 import argparse
@@ -17,11 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Convert and say what came out."""
+    """Convert, and print the number of images and boxes."""
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
-        data = convert(args.voc_root, args.split, args.classes)
+        classes = read_config_classes(args.config) if args.config else args.classes
+        data = convert(args.voc_root, args.split, classes)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     args.out_json.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +39,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line parser."""
-    parser = argparse.ArgumentParser(description='Convert annotations in Pascal VOC layout to one COCO file.')
+    description, _, example = __doc__.partition('Example:\n')
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f'example:\n{example}',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         'voc_root', type=Path, metavar='VOC_ROOT', help='folder with Annotations/, JPEGImages/ and ImageSets/Main/'
     )
@@ -44,14 +54,38 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='NAME',
         help='convert the images in ImageSets/Main/NAME.txt (default: every xml file, sorted by name)',
     )
-    parser.add_argument(
+    order = parser.add_mutually_exclusive_group()
+    order.add_argument(
+        '--config',
+        metavar='CONFIG',
+        help='take the class names and their order from the training data of this config (file or mmext::yolox/....py)',
+    )
+    order.add_argument(
         '--classes',
         nargs='+',
         metavar='CLASS',
-        help='class names in the order of their ids (default: all names in '
-        'Annotations/, whatever the split, in alphabetical order)',
+        help='class names in the order of their ids (default: all names in Annotations/, in alphabetical order)',
     )
     return parser
+
+
+def read_config_classes(name: str) -> list[str]:
+    """Return the class names in the order of the training data of a config.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+        ValueError: If it names no classes, or its data sets differ.
+    """
+    # Without --config this script needs no OpenMMLab stack.
+    from mmext.audit import leaves
+    from mmext.cli.common import read_config
+
+    dataset = (read_config(name).get('train_dataloader') or {}).get('dataset')
+    data_sets = leaves(dataset).values() if dataset else []
+    found = {tuple(leaf.get('metainfo', {}).get('classes', ())) for leaf in data_sets}
+    if len(found) != 1 or found == {()}:
+        raise ValueError(f'{name} has no single train_dataloader.dataset.metainfo.classes: name them with --classes')
+    return list(found.pop())
 
 
 def convert(root: Path, split: str | None = None, classes: list[str] | None = None) -> dict:
@@ -60,11 +94,11 @@ def convert(root: Path, split: str | None = None, classes: list[str] | None = No
     Args:
         root: The folder with Annotations/, JPEGImages/ and ImageSets/Main/.
         split: The name of a file in ImageSets/Main/, or None for every xml file.
-        classes: The class names in the order of their ids, or None for all names found.
+        classes: The class names in the order of their ids, or None for all names in the folder, sorted.
 
     Returns:
         The annotations in COCO format. Difficult objects carry ``ignore=1``: MMDetection
-        leaves them out of the training, while COCOeval counts them all the same.
+        leaves them out of the training, but COCOeval counts them.
 
     Raises:
         FileNotFoundError: If a folder, the split, an xml file or an image is missing.
@@ -72,10 +106,10 @@ def convert(root: Path, split: str | None = None, classes: list[str] | None = No
     """
     paths = list_annotations(root, split)
     if classes is None:
-        # From all files, so that every split gets the same ids.
+        # From all files, so that every split has the same ids.
         classes = find_classes(sorted((root / 'Annotations').glob('*.xml')))
     images, annotations, dropped = [], [], 0
-    # Ids from 1 up: COCOeval takes a match with annotation 0 for no match.
+    # Ids start at 1: COCOeval takes a match with annotation 0 for no match.
     for image_id, path in enumerate(paths, start=1):
         tree = read_xml(path)
         image_path = find_image(root, path, tree)
@@ -141,7 +175,7 @@ def read_xml(path: Path) -> ElementTree.Element:
 
 
 def find_image(root: Path, path: Path, tree: ElementTree.Element) -> Path:
-    """Return the image that an xml file belongs to."""
+    """Return the image of an xml file."""
     # Some copies of BCCD leave out the extension in <filename>.
     names = (tree.findtext('filename', '').strip(), f'{path.stem}.jpg')
     for name in names:
@@ -154,20 +188,20 @@ def find_image(root: Path, path: Path, tree: ElementTree.Element) -> Path:
 
 
 def read_size(tree: ElementTree.Element, image_path: Path) -> tuple[int, int]:
-    """Return width and height, from the image itself where the xml does not tell."""
+    """Return width and height, from the image itself if the xml has none."""
     texts = [tree.findtext(f'size/{side}', '').strip() for side in ('width', 'height')]
     if all(text.isdecimal() and int(text) > 0 for text in texts):
         return int(texts[0]), int(texts[1])
     image = cv2.imread(str(image_path))
     if image is None:
         raise ValueError(
-            f'{image_path} is not a readable image, and its xml file does not tell the size; download the image again'
+            f'{image_path} is not a readable image, and its xml file has no size; download the image again'
         )
     return image.shape[1], image.shape[0]
 
 
 def read_box(node: ElementTree.Element, path: Path, width: int, height: int) -> list[float]:
-    """Return [x, y, width, height] within the image; VOC counts from 1 and includes the end."""
+    """Return [x, y, width, height] within the image; VOC coordinates start at 1 and include the end."""
     xmin, ymin, xmax, ymax = (read_number(node, f'bndbox/{side}', path) for side in ('xmin', 'ymin', 'xmax', 'ymax'))
     left, top = max(xmin - 1, 0), max(ymin - 1, 0)
     return [left, top, min(xmax, width) - left, min(ymax, height) - top]
@@ -178,7 +212,7 @@ def read_class(node: ElementTree.Element, path: Path, classes: list[str]) -> int
     name = read_text(node, 'name', path)
     if name not in classes:
         raise ValueError(
-            f'class {name!r} in {path} is not in --classes {" ".join(classes)}; add it there or leave --classes out'
+            f'class {name!r} in {path} is not one of {" ".join(classes)}; add it to --classes or to the config'
         )
     return classes.index(name)
 

@@ -1,4 +1,4 @@
-# Focal loss for the classes, and DIoU for the boxes: the centres are pulled together.
+# Focal loss for the classes, DIoU for the boxes.
 _base_ = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
 model = dict(
     bbox_head=dict(

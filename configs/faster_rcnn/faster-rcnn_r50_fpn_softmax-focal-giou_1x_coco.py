@@ -1,4 +1,4 @@
-# Softmax focal loss for the classes and the background, which comes last; GIoU of the decoded boxes.
+# Softmax focal loss for the classes and the background, which is the last class; GIoU for the decoded boxes.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 model = dict(
     roi_head=dict(

@@ -1,4 +1,4 @@
-# Focal loss for the classes; GIoU, weighted by the centreness, in place of the logarithm of the IoU.
+# Focal loss for the classes; GIoU, weighted by centerness, for the boxes.
 _base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,4 +1,4 @@
-# Quality focal loss for the scores, and DIoU for the boxes; their distributions keep mmdet's loss.
+# Quality focal loss for the scores, DIoU for the boxes; the distribution focal loss stays mmdet's.
 _base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,4 +1,4 @@
-# Focal loss for the classes, and GIoU of the decoded boxes in place of L1 of their offsets.
+# Focal loss for the classes; GIoU for the decoded boxes, in place of L1 for their offsets.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,4 +1,4 @@
-# Focal, then quality focal loss of the probabilities that the head gives, and DIoU for the boxes.
+# Focal, then quality focal loss on the class probabilities that the head gives; DIoU for the boxes.
 _base_ = 'mmdet::tood/tood_r50_fpn_1x_coco.py'
 model = dict(
     bbox_head=dict(

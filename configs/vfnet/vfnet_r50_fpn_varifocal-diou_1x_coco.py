@@ -1,4 +1,4 @@
-# Varifocal loss for the scores, and DIoU for the boxes, both before and after they are refined.
+# Varifocal loss for the scores; DIoU for the initial and the refined boxes.
 _base_ = 'mmdet::vfnet/vfnet_r50_fpn_1x_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,5 +1,6 @@
-# YOLOX-nano on BCCD (blood cells: RBC 85 %, WBC 8 %, platelets 7 %), small enough for a CPU.
-# The baseline, with stock losses.
+# The baseline on BCCD (blood cells: RBC 85 %, WBC 8 %, platelets 7 %): YOLOX-nano with its stock losses, on a CPU.
+# It trains from scratch, to need no download. Cells fill the image and have no upright position: hence no Mosaic, and
+# flips in all directions. With data of your own start from a COCO checkpoint (load_from).
 _base_ = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
 
 dataset = dict(
@@ -34,7 +35,7 @@ tta_pipeline = [
 ]
 
 model = dict(
-    data_preprocessor=dict(batch_augments=None),
+    data_preprocessor=dict(batch_augments=None, non_blocking=True),
     bbox_head=dict(type='mmext.YOLOXHead', num_classes=3),
     train_cfg=dict(assigner=dict(type='mmext.BatchSimOTAAssigner')))
 
@@ -53,8 +54,11 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=1e-4, begin=3, end=60, T_max=57, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1), logger=dict(interval=13))
+default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=2), logger=dict(interval=13))
 custom_hooks = [
+    # No YOLOXModeSwitchHook: there is no Mosaic to switch off, and its L1 loss in the last epochs would be a second box
+    # loss, the same in all configs that compare box losses.
+    dict(type='mmdet.SyncNormHook', priority=48),
     dict(type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.0002, update_buffers=True, priority=49),
 ]
 randomness = dict(seed=0)

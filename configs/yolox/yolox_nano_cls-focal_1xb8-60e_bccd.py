@@ -1,4 +1,4 @@
-# Focal loss for the classes, on one-hot targets, with more weight on the positives of the rare classes.
+# Focal loss for the classes, with hard targets and more weight on positives of the rare classes.
 _base_ = './yolox_nano_1xb8-60e_bccd.py'
 model = dict(
     bbox_head=dict(

@@ -1,4 +1,4 @@
-# Softmax focal loss for the classes. The weights: 1 over the square root of the class's share, 1 on average.
+# Softmax focal loss for the classes, with weights of about 1 / sqrt(share of the class), 1 on average.
 _base_ = './yolox_nano_1xb8-60e_bccd.py'
 model = dict(
     bbox_head=dict(

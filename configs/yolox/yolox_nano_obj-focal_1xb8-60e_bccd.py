@@ -1,4 +1,4 @@
-# Focal loss for the objectness: most priors are easy background.
+# Focal loss for the objectness: down-weights the easy background.
 _base_ = './yolox_nano_1xb8-60e_bccd.py'
 model = dict(
     bbox_head=dict(

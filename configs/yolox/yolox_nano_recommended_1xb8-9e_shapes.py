@@ -1,4 +1,4 @@
-# The provisional recommendation: weights for the rare classes, and boxes that also learn where to go when they miss.
+# The provisional recommendation: softmax focal loss with class weights for the rare classes, and CIoU for the boxes.
 _base_ = './yolox_nano_1xb8-9e_shapes.py'
 model = dict(
     bbox_head=dict(

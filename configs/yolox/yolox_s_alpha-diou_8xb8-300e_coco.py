@@ -1,4 +1,4 @@
-# Alpha-DIoU for the boxes, with the paper's power 3.
+# Alpha-DIoU for the boxes, with the power 3 of the paper.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,4 +1,4 @@
-# Alpha-IoU for the boxes, with the paper's power 3; YOLOX's own is 2, without a penalty.
+# Alpha-IoU for the boxes, with the power 3 of the paper; YOLOX's stock loss is the power 2.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

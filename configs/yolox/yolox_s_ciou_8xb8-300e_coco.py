@@ -1,4 +1,4 @@
-# CIoU loss for the boxes: DIoU and the aspect ratio.
+# CIoU for the boxes: DIoU plus a penalty on the aspect ratio.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

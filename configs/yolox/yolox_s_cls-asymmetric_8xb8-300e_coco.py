@@ -1,4 +1,4 @@
-# Asymmetric loss for the classes, on one-hot targets: negatives count less than positives, the easiest not at all.
+# Asymmetric loss for the classes, with hard targets: down-weights negatives, and drops the easiest.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

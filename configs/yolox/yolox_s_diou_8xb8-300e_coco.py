@@ -1,4 +1,4 @@
-# DIoU loss for the boxes: the centres are pulled together.
+# DIoU for the boxes: a penalty on the distance of the centers.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

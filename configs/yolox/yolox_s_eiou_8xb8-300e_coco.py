@@ -1,4 +1,4 @@
-# EIoU loss for the boxes: DIoU and the sides.
+# EIoU for the boxes: DIoU plus penalties on the differences in width and height.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,4 +1,4 @@
-# Focal-EIoU for the boxes: pairs that overlap well count more.
+# Focal-EIoU for the boxes: pairs with a high IoU get more weight.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

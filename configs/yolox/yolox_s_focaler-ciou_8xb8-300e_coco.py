@@ -1,4 +1,4 @@
-# Focaler-CIoU for the boxes: the overlap is stretched from an interval.
+# Focaler-CIoU for the boxes: IoUs in the interval are mapped linearly to [0, 1].
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,4 +1,4 @@
-# GIoU loss for the boxes: boxes apart are pulled together.
+# GIoU for the boxes: a gradient also for boxes that do not overlap.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

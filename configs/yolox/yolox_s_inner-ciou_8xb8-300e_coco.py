@@ -1,4 +1,4 @@
-# Inner-CIoU for the boxes: the overlap is that of smaller boxes about the same centres.
+# Inner-CIoU for the boxes: the overlap of boxes shrunk to 0.8 of their sides.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

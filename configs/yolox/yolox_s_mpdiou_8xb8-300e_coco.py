@@ -1,4 +1,4 @@
-# MPDIoU for the boxes: two corners' distances, measured in the network's input.
+# MPDIoU for the boxes: the distances of two corners, relative to the size of the network's input.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

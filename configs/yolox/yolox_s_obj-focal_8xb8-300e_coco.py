@@ -1,4 +1,4 @@
-# Focal loss for the objectness: most priors are easy background.
+# Focal loss for the objectness: down-weights the easy background.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,4 +1,4 @@
-# The objectness learns the IoU, by varifocal loss; then the classes need not.
+# Varifocal loss for the objectness, with IoU targets; the class targets are hard, since the IoU would count twice.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

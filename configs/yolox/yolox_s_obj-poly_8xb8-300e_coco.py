@@ -1,4 +1,4 @@
-# Poly-1 focal loss for the objectness: as focal, with more weight on what is far from right.
+# Poly-1 focal loss for the objectness: focal loss plus a term that adds weight to hard examples.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,4 +1,4 @@
-# Varifocal loss for the objectness: as focal, but the positives keep their full weight.
+# Varifocal loss for the objectness: down-weights easy negatives, not positives.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,4 +1,4 @@
-# Powerful IoU v2 for the boxes: the distance of the edges, and a focus on medium quality.
+# Powerful-IoU v2 for the boxes: the distances of the edges, and a focus on pairs of medium quality.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

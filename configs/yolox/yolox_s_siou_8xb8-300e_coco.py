@@ -1,4 +1,4 @@
-# SCYLLA IoU for the boxes: a distance that depends on the angle, and the difference of the shapes.
+# SIoU (SCYLLA) for the boxes: an angle-aware distance plus a shape penalty.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

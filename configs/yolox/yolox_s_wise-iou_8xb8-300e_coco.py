@@ -1,4 +1,4 @@
-# Wise-IoU v3 for the boxes: attention to the distance, little weight for outliers.
+# Wise-IoU v3 for the boxes: distance attention, and less weight for outliers and for easy pairs.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,1 +1,1 @@
-"""What the `mmext` command and the scripts of tools/ run."""
+"""The commands of `mmext`, which the scripts in tools/ run too."""

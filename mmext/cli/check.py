@@ -1,4 +1,4 @@
-"""Mistakes that the command line and a config show before anything is built."""
+"""Checks of the installation, the command line and the config, before anything is built."""
 
 from difflib import get_close_matches
 from importlib import import_module
@@ -11,20 +11,20 @@ from mmengine.registry import Registry
 import mmext.registry
 
 REBUILD = (
-    "Build it anew against the torch of this environment, past pip's cache: `make ops`, or without make "
-    '`pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation {mmcv}`; where there is a GPU '
-    'but no nvcc, with CUDA_VISIBLE_DEVICES= before it'
+    "Build it again against the torch of this environment, without pip's cache: `make ops`, or without make "
+    '`pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation {mmcv}`; with a GPU but no nvcc, put '
+    'CUDA_VISIBLE_DEVICES= before it'
 )
 
 
 def check_stack() -> None:
-    """Raise a ModuleNotFoundError that names the remedy, unless mmdet and mmcv's operators are there."""
+    """Raise a ModuleNotFoundError that names the remedy if mmdet or mmcv's operators are missing."""
     try:
         import_module('mmdet')
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'mmext trains with MMDetection, which is not installed here: `pip install '
-            '--no-build-isolation "mmext[onedl]"`, with torch there first'
+            'mmext trains with MMDetection, which is not installed: install torch, then `pip install '
+            '--no-build-isolation "mmext[onedl]"`'
         ) from error
     try:
         import_module('mmcv._ext')
@@ -36,10 +36,10 @@ def check_stack() -> None:
 
 
 def check_file(name: str, kind: str) -> str:
-    """The name, where there is a file of that name, or where it is an address.
+    """Return the name if it is an existing file, or a URL.
 
     Raises:
-        FileNotFoundError: Where there is none.
+        FileNotFoundError: If it is neither.
     """
     if '://' not in name and not Path(name).is_file():
         raise FileNotFoundError(f'there is no {kind} {name!r} below {Path.cwd()}')
@@ -47,11 +47,11 @@ def check_file(name: str, kind: str) -> str:
 
 
 def check_types(node: object) -> None:
-    """Check each type of mmext's that a config names, and its arguments, before anything is built.
+    """Check each `mmext.` type in a config, and its arguments.
 
     Raises:
-        ValueError: For a type that mmext does not have, or an argument that the type does not know: most often one that
-            a base config left there.
+        ValueError: For a type that mmext does not have, or an argument that the type does not take: most often one that
+            is inherited from a base config.
     """
     children = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
     for child in children:
@@ -81,13 +81,13 @@ def _check_arguments(kind: type, name: str, node: dict) -> None:
     for key in node:
         if key not in parameters and key not in ('type', '_scope_', 'priority'):
             raise ValueError(
-                f'{name} knows no argument {key!r}, only {", ".join(parameters)}; where {key!r} comes from the base '
+                f'{name} takes no argument {key!r}, only {", ".join(parameters)}; if {key!r} comes from the base '
                 "config, add _delete_=True to the dict that names the type: it then replaces the base's"
             )
 
 
 def _parameters(kind: type) -> list[str] | None:
-    """The arguments of a type and, where it passes on its `**kwargs`, of its bases; None where it takes any others."""
+    """The arguments of a type and, if it passes `**kwargs` on, of its bases; None if it accepts arbitrary ones."""
     names = []
     for base in kind.__mro__:
         parameters = signature(base).parameters.values() if '__init__' in vars(base) else ()

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, config, runner."""
+"""Arguments, config and runner, shared by the commands."""
 
 import argparse
 import os
@@ -15,17 +15,25 @@ import mmext
 from .check import check_file, check_stack, check_types
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def example(*commands: str) -> dict[str, object]:
+    """The arguments of an ArgumentParser whose help ends with examples."""
+    lines = '\n'.join(f'  {command}' for command in commands)
+    return dict(epilog=f'example:\n{lines}', formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def parser(description: str, *examples: str) -> argparse.ArgumentParser:
     """A parser with the arguments that mmdet's train.py and test.py have in common."""
-    arguments = argparse.ArgumentParser(description=description)
+    arguments = argparse.ArgumentParser(description=description, **example(*examples))
     arguments.add_argument('config', help='config: a file, or the name of one that mmext ships, mmext::yolox/....py')
-    arguments.add_argument('--work-dir', help='where logs, checkpoints and pictures go (work_dirs/NAME_OF_CONFIG)')
+    arguments.add_argument(
+        '--work-dir', help='folder for logs, checkpoints and pictures (default: work_dirs/NAME_OF_CONFIG)'
+    )
     arguments.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='settings that override the config: key=value, key=a,b or key="[a,b]" without blanks',
+        help='settings that override the config: key=value, key=a,b or key="[a,b]", without spaces',
     )
     arguments.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher'
@@ -36,11 +44,12 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config that the arguments of :func:`parser` describe, `mmext::` bases included.
+    """Read the config, and apply the arguments of :func:`parser` to it.
 
     Raises:
-        ModuleNotFoundError: Where the OpenMMLab stack is not there, or mmcv lacks its operators.
-        FileNotFoundError: Where there is no such config.
+        ModuleNotFoundError: If the OpenMMLab stack is not installed, or mmcv lacks its operators.
+        FileNotFoundError: If there is no such config.
+        ValueError: If the config names a type or an argument that mmext does not have.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     config = read_config(args.config)
@@ -56,14 +65,14 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def read_config(name: str) -> Config:
-    """The config of a file, or of a name `mmext::...`, as it is written.
+    """Read the config of a file or of a name `mmext::...`; its bases may be `mmext::...` too.
 
     Raises:
-        ModuleNotFoundError: Where the OpenMMLab stack is not there, or mmcv lacks its operators.
-        FileNotFoundError: Where there is no such config.
+        ModuleNotFoundError: If the OpenMMLab stack is not installed, or mmcv lacks its operators.
+        FileNotFoundError: If there is no such config.
     """
     check_stack()
-    # mmengine knows a fixed list of packages with configs.
+    # mmengine resolves `package::` for a fixed list of packages.
     MODULE2PACKAGE['mmext'] = 'mmext'
     return Config.fromfile(_resolve(name))
 
@@ -75,7 +84,7 @@ def _resolve(name: str) -> str:
 
 
 def add_hook(config: Config, kind: str, **arguments: object) -> None:
-    """Add a hook of this type to the config, or give these arguments to the one that it has."""
+    """Add a hook of this type to the config, or update the arguments of the one that is there."""
     hooks = config.get('custom_hooks', [])
     given = next((hook for hook in hooks if hook['type'] == kind), dict(type=kind))
     given.update(arguments)
@@ -83,7 +92,7 @@ def add_hook(config: Config, kind: str, **arguments: object) -> None:
 
 
 def build_runner(config: Config) -> Runner:
-    """The runner of the config: mmengine's, or the one that `runner_type` names."""
+    """Build the runner of the config: mmengine's, or the one that `runner_type` names."""
     from mmdet.registry import RUNNERS
 
     if config.launcher == 'pytorch' and get_device() == 'cpu':
@@ -92,6 +101,6 @@ def build_runner(config: Config) -> Runner:
 
 
 def _distribute_over_cpus(config: Config) -> None:
-    """Over gloo; mmengine would choose a CUDA device, whatever the backend."""
+    """Set up gloo; mmengine would choose a CUDA device, whatever the backend."""
     torch.distributed.init_process_group('gloo')
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)

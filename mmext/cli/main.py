@@ -9,16 +9,18 @@ from mmext import __version__
 COMMANDS = {
     'train': 'train and evaluate a detector',
     'test': 'evaluate a checkpoint',
-    'class-weights': "weights for imbalanced classes, from a data set's counts",
+    'class-weights': 'class weights from the number of objects of each class',
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `mmext COMMAND ...`: each command is the `main` of the module of its name."""
+    """Run `mmext COMMAND ...`: the `main` of the module of that name."""
     parser = argparse.ArgumentParser(
         prog='mmext',
-        description='Better losses for YOLOX in MMDetection. `mmext COMMAND --help` tells more.',
-        epilog='commands: ' + '; '.join(f'{name}: {text}' for name, text in COMMANDS.items()),
+        description='Better losses for YOLOX in MMDetection.\n\ncommands:\n'
+        + '\n'.join(f'  {name:15} {text}' for name, text in COMMANDS.items()),
+        epilog='example:\n  mmext train mmext::yolox/yolox_nano_1xb8-60e_bccd.py\n  mmext train --help',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--version', action='version', version=f'mmext {__version__}')
     parser.add_argument('command', choices=COMMANDS, metavar='COMMAND')

@@ -13,12 +13,14 @@ from .common import add_hook, build_runner, load_config, parser
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of `mmext test`."""
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, 'mmext test mmext::yolox/yolox_nano_1xb8-60e_bccd.py epoch_60.pth --show-dir pictures')
     arguments.add_argument('checkpoint', help='checkpoint file')
     arguments.add_argument('--out', metavar='FILE.pkl', help='write the predictions to this pickle file')
     arguments.add_argument('--show', action='store_true', help='show the predictions in a window')
     arguments.add_argument('--show-dir', help='draw predictions beside the ground truth into work_dir/TIME/SHOW_DIR')
-    arguments.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image (2)')
+    arguments.add_argument(
+        '--wait-time', type=float, default=2, help='seconds for which --show shows an image (default: 2)'
+    )
     arguments.add_argument('--tta', action='store_true', help='test-time augmentation')
     args = arguments.parse_args(argv)
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
@@ -27,10 +29,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def add_tta(config: Config) -> None:
-    """Wrap the model and the pipeline for test-time augmentation: the config's own, or else a flip.
+    """Wrap the model and the pipeline for test-time augmentation: the config's own, or else a horizontal flip.
 
     Raises:
-        ValueError: Where the test pipeline does not end in PackDetInputs, which must follow the augmentation.
+        ValueError: If the test pipeline does not end in PackDetInputs, which must follow the augmentation.
     """
     dataset = config.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -48,7 +50,11 @@ def add_tta(config: Config) -> None:
 
 
 def flip(pipeline: Sequence[dict]) -> list[dict]:
-    """The test pipeline, with each image as it is and mirrored; mirrored before it is padded, to find its way back."""
+    """The test pipeline for each image and its mirror image.
+
+    The flip comes before the padding: boxes are flipped back within the image, whose padding is at the right and
+    bottom.
+    """
     *steps, pack = deepcopy(list(pipeline))
     if not pack['type'].endswith('PackDetInputs'):
         raise ValueError(
@@ -63,7 +69,7 @@ def flip(pipeline: Sequence[dict]) -> list[dict]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate, and log one table."""
+    """Evaluate the checkpoint, and log one table of metrics."""
     args = parse_args(argv)
     config = load_config(args)
     config.load_from = check_file(args.checkpoint, 'checkpoint')
@@ -72,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.default_hooks.visualization.update(draw=True, show=True, wait_time=args.wait_time)
     if args.tta:
         add_tta(config)
+    add_hook(config, 'mmext.CheckHook')
     add_hook(config, 'mmext.ReportHook', show_dir=args.show_dir)
     runner = build_runner(config)
     if args.out:

@@ -13,38 +13,39 @@ from .common import add_hook, build_runner, load_config, parser
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of `mmext train`."""
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, 'mmext train mmext::yolox/yolox_nano_1xb8-60e_bccd.py --work-dir work_dirs/bccd')
     arguments.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
     arguments.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate by the batch over all GPUs, relative to auto_scale_lr.base_batch_size',
+        help='scale the learning rate by the total batch size over auto_scale_lr.base_batch_size',
     )
     arguments.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint; without a value from the latest in the work dir',
+        help='resume from this checkpoint; without a value, from the latest in the work dir',
     )
     return arguments.parse_args(argv)
 
 
 def apply(args: argparse.Namespace, config: Config) -> None:
-    """Write what the arguments ask for into the config.
+    """Apply the arguments to the config.
 
     Raises:
         ValueError: For `--amp` without an accelerator, or `--auto-scale-lr` without a base batch size.
+        FileNotFoundError: If the checkpoint of `--resume` does not exist.
     """
     if args.amp:
         if get_device() == 'cpu':
-            raise ValueError('--amp needs an accelerator, and torch sees none here: train without --amp')
+            raise ValueError('--amp needs an accelerator, and torch finds none: train without --amp')
         config.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     if args.auto_scale_lr:
         if 'base_batch_size' not in config.get('auto_scale_lr', {}):
             raise ValueError(
-                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config: the batch, over '
-                'all GPUs, that its learning rate was chosen for'
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config: the total batch size '
+                'over all GPUs that its learning rate was chosen for'
             )
         config.auto_scale_lr.enable = True
     if args.resume:
@@ -53,7 +54,7 @@ def apply(args: argparse.Namespace, config: Config) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, evaluate, and leave log, checkpoints, curves and pictures in the work dir."""
+    """Train and evaluate, and write log, checkpoints, curves and pictures to the work dir."""
     args = parse_args(argv)
     config = load_config(args)
     apply(args, config)

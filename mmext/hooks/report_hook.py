@@ -1,4 +1,4 @@
-"""What a run leaves behind: one table, curves and pictures."""
+"""End-of-run report: a table of metrics, curves and pictures."""
 
 import json
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from terminaltables import AsciiTable
 from mmext.registry import HOOKS
 from mmext.visualization import draw_predictions, plot_curves
 
-# What the field calls COCO's metrics.
+# The usual names of COCO's metrics.
 NAMES = {'bbox_mAP': 'AP', 'bbox_mAP_50': 'AP50', 'bbox_mAP_75': 'AP75'}
 LEFT_OUT = ('bbox_mAP_s', 'bbox_mAP_m', 'bbox_mAP_l', 'bbox_mAP_copypaste')
 
 
-def summarise(metrics: dict[str, float]) -> dict[str, float]:
-    """AP, AP50, AP75, then the AP of each class, from mmdet's CocoMetric; the metrics of another as they are."""
+def summarize(metrics: dict[str, float]) -> dict[str, float]:
+    """AP, AP50, AP75, then the AP of each class, of mmdet's CocoMetric; other metrics keep their names."""
     overall, classes = {}, {}
     for key, value in metrics.items():
         name = key.split('/', 1)[-1]
@@ -32,19 +32,19 @@ def summarise(metrics: dict[str, float]) -> dict[str, float]:
 
 @HOOKS.register_module()
 class ReportHook(Hook):
-    """At the end of a run log one table of the last evaluation, and where everything is.
+    """Log a table of the last evaluation, and the paths of all results, at the end of a run.
 
     After training it also writes the curves of losses and AP, `curves.png`, and predictions beside the ground truth,
-    `pictures/`, into the work dir.
+    `pictures/`, to the work dir.
 
     Args:
-        num_pictures: How many images of the last evaluation are drawn, at least 0.
+        num_pictures: The number of images of the last evaluation to draw, at least 0.
         score_thr: The lowest score of a drawn prediction, in [0, 1].
-        show_dir: Where, below the work dir and the time of the run, the images of a test are drawn, on several GPUs
-            those of the first; None: nowhere.
+        show_dir: The folder for the drawn images of a test, below the work dir and the time of the run, on several GPUs
+            for those of the first; None: draw none.
 
     Raises:
-        ValueError: Where an argument is outside its range.
+        ValueError: If an argument is outside its range.
     """
 
     priority = 'LOWEST'
@@ -63,11 +63,11 @@ class ReportHook(Hook):
         self.first_iter: int | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Note where training starts: past 0 it goes on with an earlier run's curves."""
+        """Note the first iteration: above 0, the run is resumed and continues earlier curves."""
         self.first_iter = runner.iter
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Forget the pictures of the evaluation before."""
+        """Drop the pictures of the previous evaluation."""
         self.samples = []
 
     def after_val_iter(
@@ -91,7 +91,7 @@ class ReportHook(Hook):
         data_batch: dict | None = None,
         outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
-        """Draw the batch where `show_dir` asks for it."""
+        """Draw the batch if there is a `show_dir`."""
         if self.show_dir:
             draw_predictions(outputs, runner.visualizer, Path(runner.log_dir, self.show_dir), self.score_thr)
 
@@ -105,7 +105,7 @@ class ReportHook(Hook):
             places.update(self._after_training(runner))
         elif self.show_dir:
             places['pictures'] = Path(runner.log_dir, self.show_dir)
-        rows = [[name, f'{value:.3f}'] for name, value in summarise(self.metrics).items()]
+        rows = [[name, f'{value:.3f}'] for name, value in summarize(self.metrics).items()]
         table = (
             AsciiTable([['metric', 'value'], *rows], title='evaluation').table
             if rows
@@ -131,17 +131,17 @@ class ReportHook(Hook):
 
 
 def read_scalars(log_dir: Path, resumed: bool) -> list[dict]:
-    """What mmengine's local backend wrote, a record for each logged step.
+    """Read the records of mmengine's local backend, one for each logged step.
 
     Args:
         log_dir: The folder of the run, named by its time, in the work dir.
-        resumed: Read the runs before it in the same work dir, too, each up to where the next one started.
+        resumed: Read the earlier runs in the same work dir too, each up to the step where the next one started.
     """
     files = [log_dir / 'vis_data' / 'scalars.json']
     if resumed:
         files = sorted(log_dir.parent.glob('*/vis_data/scalars.json'))
     records: list[dict] = []
-    # The first step of the later runs, of training and of evaluation: a run before them counts up to there.
+    # The first step of the runs read so far, for training (True) and evaluation (False): earlier runs end there.
     first = {True: float('inf'), False: float('inf')}
     for file in reversed([file for file in files if file.is_file()]):
         run = [json.loads(line) for line in file.read_text().splitlines()]

@@ -172,6 +172,31 @@ class TestWrongConfigsNameTheRemedy:
         assert "has no class 'square'" in message
         assert 'metainfo' in message
 
+    @pytest.mark.parametrize('split', ['train', 'val', 'test'])
+    def test_order_of_classes(self, split, experiment, tmp_path):
+        place = f'{split}_dataloader.dataset'
+        classes = f'{place}.metainfo.classes=triangle,circle,star'
+        message = self.fail(experiment, tmp_path, '--cfg-options', classes)
+        assert f"{place} names its classes ('triangle', 'circle', 'star')" in message
+        assert f"Set metainfo=dict(classes=('circle', 'triangle', 'star')) in {place}," in message
+        assert not scalars(tmp_path)
+
+    def test_files_in_different_orders(self, experiment, shapes, tmp_path):
+        data = json.loads((shapes / 'annotations' / 'val.json').read_text())
+        data['categories'].reverse()
+        file = tmp_path / 'val.json'
+        file.write_text(json.dumps(data))
+        options = (f'val_dataloader.dataset.ann_file={file}', f'val_evaluator.ann_file={file}')
+        message = self.fail(experiment, tmp_path, '--cfg-options', *options)
+        assert f"val_dataloader.dataset ({file}) has ('star', 'triangle', 'circle')" in message
+
+    def test_order_of_classes_in_a_test(self, trained, experiment, tmp_path):
+        os.environ.pop('LOCAL_RANK', None)
+        checkpoint = str(trained[0] / 'epoch_1.pth')
+        options = ['--cfg-options', 'test_dataloader.dataset.metainfo.classes=star,circle,triangle']
+        with pytest.raises(ValueError, match=r"Set metainfo=dict\(classes=\('circle', 'triangle', 'star'\)\) in test_"):
+            cli_test.main([str(experiment), checkpoint, '--work-dir', str(tmp_path), *options])
+
     def test_mean_in_mmdet_head(self, experiment, tmp_path):
         """Divided twice it would train to nothing without a word."""
         options = ['model.bbox_head._delete_=True', 'model.bbox_head.type=YOLOXHead', 'model.bbox_head.num_classes=3']

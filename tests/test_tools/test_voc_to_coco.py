@@ -141,7 +141,44 @@ def test_unreadable_image_without_size(root, capsys):
 
 def test_unknown_class(root, capsys):
     error = fail(root, capsys, '--classes', 'RBC', 'Platelets')
-    assert "class 'WBC' in" in error and 'b.xml is not in --classes RBC Platelets' in error
+    assert "class 'WBC' in" in error and 'b.xml is not one of RBC Platelets' in error
+
+
+def write_config(root, dataset):
+    file = root.parent / 'mine.py'
+    file.write_text(f'train_dataloader = dict(dataset={dataset})\n')
+    return str(file)
+
+
+LEAF = "dict(type='CocoDataset', metainfo=dict(classes=('WBC', 'Platelets', 'RBC')))"
+
+
+@pytest.mark.parametrize('dataset', [LEAF, f"dict(type='RepeatDataset', dataset={LEAF})"])
+def test_order_of_a_config(root, dataset):
+    data = run(root, '--split', 'train', '--config', write_config(root, dataset))
+    assert [category['name'] for category in data['categories']] == ['WBC', 'Platelets', 'RBC']
+    assert [item['category_id'] for item in data['annotations']] == [1, 3, 3]
+
+
+def test_order_of_a_shipped_config(root):
+    data = run(root, '--config', 'mmext::yolox/yolox_nano_1xb8-60e_bccd.py')
+    assert [category['name'] for category in data['categories']] == ['RBC', 'WBC', 'Platelets']
+
+
+@pytest.mark.parametrize(
+    'dataset', ["dict(type='CocoDataset')", 'None', f"dict(datasets=[{LEAF}, dict(metainfo=dict(classes=('RBC',)))])"]
+)
+def test_config_without_an_order(root, dataset, capsys):
+    error = fail(root, capsys, '--config', write_config(root, dataset))
+    assert 'no single train_dataloader.dataset.metainfo.classes' in error and '--classes' in error
+
+
+def test_config_or_classes(root, capsys):
+    assert 'not allowed with' in fail(root, capsys, '--config', 'mine.py', '--classes', 'RBC')
+
+
+def test_no_such_config(root, capsys):
+    assert "no config 'none.py'" in fail(root, capsys, '--config', 'none.py')
 
 
 def test_missing_split(root, capsys):

@@ -1,0 +1,73 @@
+"""YOLOX's hooks are there, and a checkpoint always is; else a warning says what to write."""
+
+from types import SimpleNamespace
+
+import pytest
+from mmdet.engine.hooks import SyncNormHook, YOLOXModeSwitchHook
+from mmdet.registry import MODELS
+from mmengine.hooks import CheckpointHook, EMAHook
+from torch import nn
+
+from mmext.audit import check_checkpoints, check_hooks, recipe
+from mmext.hooks import CheckHook
+
+MOSAIC = SimpleNamespace(update_skip_type_keys=None)
+PLAIN = SimpleNamespace()
+ALL = [EMAHook, SyncNormHook, YOLOXModeSwitchHook]
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    found = []
+    monkeypatch.setattr(recipe, 'print_log', lambda message, **_: found.append(message))
+    return found
+
+
+def check(dataset, kinds, kind='mmext.YOLOXHead'):
+    head = MODELS.build(dict(type=kind, num_classes=3, in_channels=8, feat_channels=8))
+    check_hooks(nn.ModuleDict({'bbox_head': head}), dataset, [CheckHook(), *(each() for each in kinds)])
+
+
+@pytest.mark.parametrize('kind', ['mmext.YOLOXHead', 'mmdet.YOLOXHead'])
+def test_warns_of_a_list_that_replaces_the_hooks_of_the_base(kind, warnings):
+    check(MOSAIC, [], kind)
+    (message,) = warnings
+    assert 'without EMAHook, SyncNormHook, YOLOXModeSwitchHook' in message
+    assert "custom_hooks = [*_base_.custom_hooks, dict(type='mmext.CheckHook')]" in message
+
+
+@pytest.mark.parametrize(
+    'dataset, kinds, world_size, lost',
+    [
+        (MOSAIC, ALL, 2, None),
+        (MOSAIC, ALL[:2], 1, 'YOLOXModeSwitchHook'),
+        (MOSAIC, ALL[1:], 1, 'EMAHook'),
+        # It averages over processes.
+        (MOSAIC, [EMAHook, YOLOXModeSwitchHook], 1, None),
+        (MOSAIC, [EMAHook, YOLOXModeSwitchHook], 2, 'SyncNormHook'),
+        # There is nothing to switch off.
+        (PLAIN, ALL[:2], 2, None),
+        (PLAIN, [], 1, 'EMAHook, SyncNormHook'),
+    ],
+)
+def test_warns_of_each_hook_that_is_lost(dataset, kinds, world_size, lost, warnings, monkeypatch):
+    monkeypatch.setattr(recipe, 'get_world_size', lambda: world_size)
+    check(dataset, kinds)
+    assert [f'without {lost}. ' in message for message in warnings] == ([True] if lost else [])
+
+
+def test_refuses_a_switch_without_a_data_set_to_switch():
+    """mmdet's hook would raise an AttributeError at the switch, in the last epochs."""
+    with pytest.raises(ValueError, match=r'SimpleNamespace has no augmentation to switch off.*MultiImageMixDataset'):
+        check(PLAIN, ALL)
+
+
+def test_other_heads_have_a_recipe_of_their_own(warnings):
+    check_hooks(nn.ModuleDict({'bbox_head': nn.Identity()}), PLAIN, [YOLOXModeSwitchHook()])
+    assert not warnings
+
+
+@pytest.mark.parametrize('number, warns', [(1, True), (2, False), (-1, False)])
+def test_warns_of_a_single_checkpoint(number, warns, warnings):
+    check_checkpoints([CheckHook(), CheckpointHook(max_keep_ckpts=number)])
+    assert ['Set max_keep_ckpts=2' in message for message in warnings] == [True] * warns

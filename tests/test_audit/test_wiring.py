@@ -1,0 +1,199 @@
+"""A loss, an assigner or an operator that does not fit its head is refused, with the remedy."""
+
+import pytest
+from mmcv.ops import RoIAlign
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from mmext.audit import check_assigner, check_losses, check_operators, wiring
+
+ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], scales=[8], strides=[8, 16])
+ALIGNED = dict(initial_epoch=4, alpha=1, beta=6, initial_assigner=dict(type='ATSSAssigner', topk=9))
+# Arguments that a head needs besides its number of classes and channels.
+NEEDS = {
+    'RTMDetHead': dict(anchor_generator=dict(type='MlvlPointGenerator', offset=0, strides=[8, 16])),
+    'TOODHead': dict(stacked_convs=1, train_cfg=dict(**ALIGNED, assigner=dict(type='TaskAlignedAssigner', topk=13))),
+    'GFLHead': dict(anchor_generator=ANCHORS),
+    'Shared2FCBBoxHead': dict(fc_out_channels=8),
+    'mmext.YOLOXHead': dict(feat_channels=8),
+}
+SIGMOID = {'type': 'mmext.QualityFocalLoss', 'use_sigmoid': True}
+PROBABILITIES = {**SIGMOID, 'activated': True}
+SOFTMAX = {'type': 'mmext.SoftmaxFocalLoss', 'background_index': -1}
+WISE = {'type': 'mmext.IoULoss', 'focus': {'type': 'mmext.WiseFocus'}}
+
+
+def model_with(kind, **losses):
+    """A model with this head and these losses."""
+    arguments = dict(type=kind, num_classes=3, in_channels=32, **NEEDS.get(kind, {}), **losses)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return nn.ModuleDict({'bbox_head': MODELS.build(ConfigDict(arguments))})
+
+
+@pytest.mark.parametrize(
+    'kind, losses',
+    [
+        *((kind, {'loss_cls': SIGMOID}) for kind in ('RetinaHead', 'FCOSHead', 'VFNetHead', 'GFLHead', 'RTMDetHead')),
+        *((kind, {'loss_cls': SOFTMAX}) for kind in ('RetinaHead', 'FCOSHead', 'ATSSHead', 'Shared2FCBBoxHead')),
+        ('RetinaHead', {'loss_cls': {**SOFTMAX, 'alpha': 0.5, 'background_index': 3}}),
+        ('mmext.YOLOXHead', {'loss_cls': {'type': 'mmext.SoftmaxFocalLoss'}, 'cls_target': 'label'}),
+        ('TOODHead', {'loss_cls': PROBABILITIES, 'initial_loss_cls': PROBABILITIES}),
+    ],
+)
+def test_a_loss_that_fits_its_head_passes(kind, losses):
+    check_losses(model_with(kind, **losses))
+
+
+@pytest.mark.parametrize('kind', ['RetinaHead', 'FCOSHead', 'VFNetHead'])
+def test_refuses_a_sigmoid_without_use_sigmoid(kind):
+    """The head reads the config, not the loss: it would predict with a softmax, the last class as background."""
+    model = model_with(kind, loss_cls={'type': 'mmext.FocalLoss'})
+    assert model.bbox_head.use_sigmoid_cls is False
+    with pytest.raises(ValueError, match=rf'FocalLoss.*{kind}.*set model.bbox_head.loss_cls.use_sigmoid=True'):
+        check_losses(model)
+
+
+def test_refuses_a_sigmoid_in_a_box_head():
+    with pytest.raises(ValueError, match=r'QualityFocalLoss.*Shared2FCBBoxHead.*use mmext\.SoftmaxFocalLoss'):
+        check_losses(model_with('Shared2FCBBoxHead', loss_cls=SIGMOID))
+
+
+@pytest.mark.parametrize('kind', ['GFLHead', 'VFNetHead', 'RTMDetHead', 'TOODHead', 'YOLOXHead'])
+def test_refuses_a_softmax_over_soft_targets(kind):
+    remedy = 'mmext.YOLOXHead' if kind == 'YOLOXHead' else 'mmext.QualityFocalLoss'
+    with pytest.raises(ValueError, match=rf'model.bbox_head.loss_cls \(SoftmaxFocalLoss\).*{kind}.*{remedy}'):
+        check_losses(model_with(kind, loss_cls=SOFTMAX))
+
+
+def test_refuses_the_wrong_background():
+    with pytest.raises(ValueError, match=r'background_index=0.*RetinaHead.*background_index=-1'):
+        check_losses(model_with('RetinaHead', loss_cls={'type': 'mmext.SoftmaxFocalLoss', 'alpha': 0.5}))
+
+
+@pytest.mark.parametrize(
+    'kind, losses, message',
+    [
+        ('TOODHead', {'loss_cls': SIGMOID}, r'loss_cls.*activated=False.*probabilities.*loss_cls.activated=True'),
+        (
+            'TOODHead',
+            {'loss_cls': PROBABILITIES, 'initial_loss_cls': SIGMOID},
+            r'initial_loss_cls.*set model.bbox_head.initial_loss_cls.activated=True',
+        ),
+        (
+            'RTMDetHead',
+            {'loss_cls': PROBABILITIES},
+            r'activated=True.*logits.*set model.bbox_head.loss_cls.activated=False',
+        ),
+        ('mmext.YOLOXHead', {'loss_obj': PROBABILITIES}, r'loss_obj.*logits.*activated=False'),
+    ],
+)
+def test_refuses_logits_for_probabilities(kind, losses, message):
+    with pytest.raises(ValueError, match=message):
+        check_losses(model_with(kind, **losses))
+
+
+@pytest.mark.parametrize('loss, warns', [('mmext.FocalLoss', True), ('mmext.VarifocalLoss', False)])
+def test_warns_of_a_hard_label_loss_for_soft_targets(loss, warns, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(wiring, 'print_log', lambda message, **_: warnings.append(message))
+    check_losses(model_with('RTMDetHead', loss_cls={**SIGMOID, 'type': loss}))
+    assert [('FocalLoss' in message and 'RTMDetHead' in message) for message in warnings] == [True] * warns
+
+
+@pytest.mark.parametrize('kind', ['RetinaHead', 'Shared2FCBBoxHead'])
+def test_refuses_offsets_for_boxes(kind):
+    loss = {'loss_bbox': {'type': 'mmext.IoULoss'}}
+    with pytest.raises(ValueError, match=rf'loss_bbox.*{kind}.*offsets.*set model\.bbox_head\.reg_decoded_bbox=True'):
+        check_losses(model_with(kind, **loss))
+    check_losses(model_with(kind, reg_decoded_bbox=True, **loss))
+
+
+@pytest.mark.parametrize(
+    'kind, world_size, focus, passes',
+    [
+        ('FCOSHead', 1, {}, True),
+        ('FCOSHead', 2, {}, False),
+        ('FCOSHead', 2, {'sync': False}, True),
+        ('FCOSHead', 2, {'version': 1}, True),
+        ('VFNetHead', 2, {}, False),
+        ('Shared2FCBBoxHead', 2, {}, False),
+        ('RetinaHead', 2, {}, True),
+        ('mmext.YOLOXHead', 2, {}, True),
+    ],
+)
+def test_refuses_a_focus_that_would_hang(kind, world_size, focus, passes, monkeypatch):
+    monkeypatch.setattr(wiring, 'get_world_size', lambda: world_size)
+    name = 'loss_bbox_refine' if kind == 'VFNetHead' else 'loss_bbox'
+    decoded = dict(reg_decoded_bbox=True) if kind in ('RetinaHead', 'Shared2FCBBoxHead') else {}
+    model = model_with(kind, **{name: {**WISE, 'focus': {**WISE['focus'], **focus}}}, **decoded)
+    if passes:
+        check_losses(model)
+    else:
+        with pytest.raises(ValueError, match=rf'2 ranks.*{kind}.*set model.bbox_head.{name}.focus.sync=False'):
+            check_losses(model)
+
+
+class TestOperators:
+    """On a machine without a GPU, which is pretended."""
+
+    nms = dict(type='nms', iou_threshold=0.65)
+
+    @pytest.fixture(autouse=True)
+    def gpu(self, monkeypatch):
+        monkeypatch.setattr(wiring, '_is_on_cuda', lambda model: True)
+        monkeypatch.setattr('mmext.heads.nms.lacks_cuda_ops', lambda: True)
+
+    def detector(self, kind, *parts, **test_cfg):
+        model = model_with(kind)
+        for index, part in enumerate(parts):
+            model.add_module(f'part{index}', part)
+        model.test_cfg = ConfigDict(test_cfg)
+        return model
+
+    @pytest.mark.parametrize('kind', ['YOLOXHead', 'RetinaHead'])
+    def test_refuses_the_nms_of_mmdet(self, kind):
+        with pytest.raises(ValueError, match=r'needs batched_nms of mmcv.*`make ops`.*mmext\.YOLOXHead'):
+            check_operators(self.detector(kind, nms=self.nms))
+
+    def test_refuses_the_nms_of_a_second_stage(self):
+        with pytest.raises(ValueError, match='batched_nms'):
+            check_operators(self.detector('Shared2FCBBoxHead', rpn={'nms_pre': 1}, rcnn={'nms': self.nms}))
+
+    def test_refuses_an_operator_in_any_part(self):
+        """YOLOXHead has an NMS of its own, but a RoIAlign elsewhere in its model has no substitute."""
+        model = self.detector('mmext.YOLOXHead', RoIAlign(7), nms=self.nms)
+        with pytest.raises(ValueError, match='needs RoIAlign of mmcv'):
+            check_operators(model)
+
+    @pytest.mark.parametrize('kind, nms', [('mmext.YOLOXHead', nms), ('RetinaHead', None)])
+    def test_accepts_a_model_that_needs_none(self, kind, nms):
+        check_operators(self.detector(kind, nms=nms))
+
+    @pytest.mark.parametrize('target', ['mmext.audit.wiring._is_on_cuda', 'mmext.heads.nms.lacks_cuda_ops'])
+    def test_accepts_a_cpu_and_an_mmcv_that_has_them(self, target, monkeypatch):
+        monkeypatch.setattr(target, lambda *model: False)
+        check_operators(self.detector('RetinaHead', nms=self.nms))
+
+
+def test_a_model_on_a_cpu_is_not_on_cuda():
+    assert not wiring._is_on_cuda(model_with('RetinaHead'))
+
+
+@pytest.mark.gpu
+def test_a_model_on_a_gpu_is_on_cuda():
+    assert wiring._is_on_cuda(model_with('RetinaHead').cuda())
+
+
+def test_refuses_an_assigner_that_takes_logits():
+    def model(kind):
+        return model_with('YOLOXHead', train_cfg=dict(assigner=dict(type=kind)))
+
+    check_assigner(model('SimOTAAssigner'))
+    with pytest.raises(ValueError, match=r'DynamicSoftLabelAssigner.*takes logits.*mmext\.BatchSimOTAAssigner'):
+        check_assigner(model('DynamicSoftLabelAssigner'))
+
+
+def test_accepts_an_assigner_that_takes_logits_in_another_head():
+    check_assigner(model_with('RTMDetHead', train_cfg=dict(assigner=dict(type='DynamicSoftLabelAssigner'))))
