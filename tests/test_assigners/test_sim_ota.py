@@ -6,6 +6,7 @@ from mmdet.models.task_modules import SimOTAAssigner
 from mmengine.structures import InstanceData
 
 from mmext.assigners import BatchSimOTAAssigner
+from mmext.assigners.sim_ota import yolox_scores
 from mmext.registry import TASK_UTILS
 from mmext.testing import OneDevice
 
@@ -224,18 +225,21 @@ def test_other_types_are_assigned_in_float32(dtype):
     assert results[0].ious.dtype == torch.float32
 
 
-def test_from_logits():
-    """YOLOX's score is computed group by group, and the logits are left as they are."""
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_from_logits(dtype):
+    """YOLOX's score is computed group by group, in float32, and the logits are left as they are."""
     generator = torch.Generator().manual_seed(0)
     instances = ground_truth([3, 9], 160, generator)
-    cls_logits, objectness = torch.randn(2, 525, CLASSES + 1, generator=generator).split([CLASSES, 1], -1)
+    logits = torch.randn(2, 525, CLASSES + 1, generator=generator).to(dtype)
+    cls_logits, objectness = logits.split([CLASSES, 1], -1)
     boxes, scores = zip(*(predictions(gt, 160, generator, 'late') for gt in instances))
     boxes, _, *truth = batch(instances, boxes, scores)
     before = cls_logits.clone()
-    assigner = BatchSimOTAAssigner()
+    exact = (cls_logits.float().sigmoid() * objectness.float().sigmoid()).sqrt()
+    assert torch.equal(yolox_scores(cls_logits, objectness), exact)
     results = [
-        assigner.assign_batch(boxes, scores, priors(), *truth)
-        for scores in ((cls_logits, objectness), (cls_logits.sigmoid() * objectness.sigmoid()).sqrt())
+        BatchSimOTAAssigner().assign_batch(boxes, scores, priors(), *truth)
+        for scores in ((cls_logits, objectness), exact)
     ]
     for ours, theirs in zip(*results):
         assert torch.equal(ours, theirs)

@@ -36,6 +36,7 @@ LOSSES = {
     'alpha of each class': {'loss_cls': {'type': 'mmext.FocalLoss', 'alpha': [0.2, 0.5, 0.9]}},
     'softmax': SOFTMAX,
     'softmax with weights': {'loss_cls': {**SOFTMAX['loss_cls'], 'alpha': WEIGHTS}, 'cls_target': 'label'},
+    'softmax of mmdet': {'loss_cls': {'type': 'CrossEntropyLoss', 'reduction': 'sum'}, 'cls_target': 'label'},
     **{variant: own(variant, alpha=3.0) for variant in mmext_losses.VARIANTS},
     'overlap': own('ciou', inner_ratio=0.8, interval=(0.0, 0.95)),
     **{

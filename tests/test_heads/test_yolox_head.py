@@ -350,8 +350,10 @@ class TestMixedPrecision:
     @pytest.mark.parametrize('losses', [{}, OWN, SOFTMAX, FOCAL, {'obj_target': 'iou', **OWN}])
     def test_equals_float32_of_the_same_outputs(self, losses, train_cfg, device, dtype):
         head = build('mmext.YOLOXHead', **train_cfg, **copy.deepcopy(losses)).to(device)
+        # Both calls have the same running mean.
+        head.loss_bbox.eval()
         head.use_l1 = True
-        features, instances, metas = inputs()
+        features, instances, metas = inputs(boxes=(30, 0, 9))
         instances = [instance.to(device) for instance in instances]
         results = {}
         for name in ('half', 'float32'):
@@ -366,9 +368,9 @@ class TestMixedPrecision:
             results[name] = losses, [parameter.grad for parameter in head.parameters()]
         for name, loss in results['float32'][0].items():
             assert loss > 0.01
-            torch.testing.assert_close(results['half'][0][name].float(), loss, rtol=1e-2, atol=1e-3)
+            torch.testing.assert_close(results['half'][0][name].float(), loss, rtol=1e-4, atol=1e-5)
         for ours, theirs in zip(*(gradients for _, gradients in results.values())):
-            assert (ours - theirs).norm() <= 0.05 * theirs.norm() + 1e-3
+            assert (ours - theirs).norm() <= 0.02 * theirs.norm() + 1e-3
 
 
 class TestFixedOperations:
