@@ -1,15 +1,16 @@
-"""What tests and the benchmark count: operations and host syncs."""
+"""What tests and the benchmark use to show, without a GPU, what runs on one: operations, host syncs, stray tensors."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-# They reserve memory, return a view in spite of their schema, or tell a type: nothing is launched.
+# Allocations, views whose schema does not say so, and type queries: they launch nothing.
 NOT_LAUNCHED = (
     '_unsafe_view',
     'empty',
@@ -20,7 +21,7 @@ NOT_LAUNCHED = (
     'new_empty_strided',
     'promote_types',
 )
-# The host waits for a value, or for a shape that depends on one.
+# Operations whose result, or whose result's shape, the host waits for.
 SYNCS = (
     '_local_scalar_dense',
     '_unique',
@@ -37,21 +38,26 @@ INDEXING = ('_index_put_impl_', 'index', 'index_put', 'index_put_')
 
 
 class OpCounter(TorchDispatchMode):
-    """Counts by name what is dispatched within it, forward and backward, on any device.
+    """Counts by name the operations dispatched within it, forward and backward, on any device.
 
-    * An operation computes or copies, in place or not: about a launch on a GPU. Composite functions count as what they
-      are made of, in eager mode. Neither views nor bare allocations, such as `empty`, are operations.
-    * A view returns an alias of its input, by its schema.
-    * A sync is an operation that a GPU's host waits for: `item` (`_local_scalar_dense`), `nonzero`, `unique*`,
-      `masked_select`, `equal`, and indexing with a mask, but for `tensor[mask] = number`. Copies between devices are
-      not counted; `torch.cuda.set_sync_debug_mode` sees most of them.
+    * An operation computes or copies, in place or not: about one kernel launch on a GPU. Composite functions count as
+      the operations they consist of in eager mode. Views and bare allocations, such as `empty`, are not operations.
+    * A view returns an alias of its input, according to its schema.
+    * A sync is an operation for which the host waits on a GPU: `item` (`_local_scalar_dense`), `nonzero`, `unique*`,
+      `masked_select`, `equal`, and indexing with a mask, except `tensor[mask] = number`. Copies between devices are
+      not counted; :class:`OneDevice` refuses those that block, and `torch.cuda.set_sync_debug_mode` reports most.
 
-    On a CPU a few functions check their input where a GPU's do not, among them `one_hot`: that is counted.
+    On a CPU a few functions check their input by operations that a GPU does without, `one_hot` among them; these are
+    counted.
 
     Example:
+        >>> import torch
+        >>> from mmext.testing import OpCounter
+        >>> x = torch.ones(3, requires_grad=True)
         >>> with OpCounter() as counter:
-        ...     loss.backward()
-        >>> counter.operations.total(), counter.syncs
+        ...     (2 * x).sum().backward()
+        >>> counter.operations.total(), counter.syncs.total()
+        (4, 0)
     """
 
     def __init__(self):
@@ -72,9 +78,56 @@ class OpCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class OneDevice(TorchDispatchMode):
+    """Refuses operations that mix devices, forward and backward.
+
+    It is for `meta` tensors, which have no values: there, what reads a value is an error already, but a CPU tensor
+    that indexes a meta tensor, or is copied to it, is not. On a GPU such a tensor makes the host wait, or fails. As on
+    a GPU, CPU scalars may take part, and copies to the device that do not block.
+
+    Raises:
+        RuntimeError: For an operation on tensors of more than one device, or a blocking copy to another device.
+
+    Example:
+        >>> import torch
+        >>> from mmext.testing import OneDevice
+        >>> x = torch.ones(3, device='meta')
+        >>> with OneDevice():
+        ...     y = 2 * x.sum()
+        >>> with OneDevice():
+        ...     x[torch.tensor([0, 2])]
+        Traceback (most recent call last):
+            ...
+        RuntimeError: index mixes tensors on cpu and meta
+    """
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Sequence[type], args: Sequence = (), kwargs: Mapping | None = None
+    ) -> object:
+        kwargs, name = kwargs or {}, func.overloadpacket.__name__
+        devices = sorted({each.device.type for each in tensors_of((args, kwargs)) if not _is_number(each)})
+        if name == 'copy_':
+            blocks = len(devices) > 1 and not (args[2:] or [kwargs.get('non_blocking')])[0]
+        elif name == '_to_copy':
+            devices = [args[0].device.type, torch.device(kwargs.get('device') or args[0].device).type]
+            blocks = devices[0] != devices[1] and not kwargs.get('non_blocking')
+        elif len(devices) > 1:
+            raise RuntimeError(f'{name} mixes tensors on {" and ".join(devices)}')
+        else:
+            blocks = False
+        if blocks:
+            raise RuntimeError(f'{name} between {" and ".join(devices)} blocks')
+        return func(*args, **kwargs)
+
+
+def tensors_of(arguments: object) -> Iterator[Tensor]:
+    """The tensors among nested arguments."""
+    return (leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
+
+
 @cache
 def is_view(func: OpOverload) -> bool:
-    """Whether the schema says that the result is an alias of an argument that is not written to."""
+    """Whether, by its schema, the result is an alias of an argument that is not written to."""
     aliases = (argument.alias_info for argument in func._schema.arguments)
     return any(alias is not None and not alias.is_write for alias in aliases)
 
@@ -85,7 +138,7 @@ def is_sync(name: str, args: Sequence) -> bool:
         return name in SYNCS
     indices = [index for index in args[1] if index is not None]
     masks = [index for index in indices if index.dtype in (torch.bool, torch.uint8)]
-    # A number behind a mask is filled in, without asking which elements there are.
+    # A number is filled in where the mask is true, without the indices of these elements.
     return bool(masks) and not (name != 'index' and len(indices) == 1 and _is_number(args[2]))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmext.testing import OpCounter
+from mmext.testing import OneDevice, OpCounter
 
 
 def test_counts_operations_views_and_syncs():
@@ -79,3 +79,59 @@ def test_the_gradient_of_a_mask_waits():
     with OpCounter() as counter:
         loss.backward()
     assert counter.syncs.total() == 1
+
+
+META, INDEX = torch.ones(3, device='meta'), torch.tensor([0, 2])
+
+
+class TestOneDevice:
+    """What `meta` tensors alone let pass."""
+
+    @pytest.mark.parametrize(
+        'function',
+        [
+            lambda x: x[INDEX],
+            lambda x: x.gather(0, INDEX),
+            lambda x: x.scatter(0, INDEX, 1.0),
+            lambda x: X.to('meta'),
+            lambda x: x.copy_(X),
+            lambda x: x.clone().copy_(X, False),
+        ],
+    )
+    def test_refuses(self, function):
+        function(META.clone())
+        with (
+            pytest.raises(RuntimeError, match=r'mixes tensors on cpu and meta|between cpu and meta blocks'),
+            OneDevice(),
+        ):
+            function(META.clone())
+
+    def test_in_the_backward(self):
+        class Stray(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx, gradient):
+                return gradient[torch.tensor([0, 1, 2])]
+
+        x = META.clone().requires_grad_()
+        Stray.apply(x).sum().backward()
+        with pytest.raises(RuntimeError, match='index mixes'), OneDevice():
+            Stray.apply(x).sum().backward()
+
+    @pytest.mark.parametrize(
+        'function',
+        [
+            lambda x: x * torch.tensor(2.0),
+            lambda x: x.clamp(min=0).sum() / 3,
+            lambda x: X.to('meta', non_blocking=True),
+            lambda x: x.copy_(X, True),
+            lambda x: x.to(torch.float64),
+            lambda x: x[torch.tensor([0, 2]).to('meta', non_blocking=True)],
+        ],
+    )
+    def test_lets_pass(self, function):
+        with OneDevice():
+            assert function(META.clone()).is_meta

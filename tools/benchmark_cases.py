@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from mmext import losses
 from mmext.assigners import BatchAssignment, BatchSimOTAAssigner
-from mmext.heads.batch import pad
 from mmext.heads.nms import lacks_cuda_ops
+from mmext.heads.ops import pad_ground_truth
 
 STRIDES = (8, 16, 32)
 CENTER_RADIUS = 2.5
@@ -333,16 +333,18 @@ class Assignment:
     @torch.no_grad()
     def mmext(self) -> Outputs:
         """mmext's, for the whole batch at once."""
-        ground_truth = pad(self.instances, self.boxes)
+        ground_truth = pad_ground_truth(self.instances, self.boxes)
         result = self.ours.assign_batch(self.boxes, (self.cls, self.obj), self.priors, *ground_truth)
         return result._asdict()
 
     @torch.no_grad()
     def compare(self, reference: Outputs, outputs: Outputs) -> Comparison:
         """How many priors differ in their box, without a tie, or in their IoU with it; and how many by a tie."""
-        if 'slots' in outputs:
+        if 'candidates' in outputs:
             result = BatchAssignment(**outputs)
-            outputs = dict(box=result.of_priors(result.gt_inds, -1), iou=result.of_priors(result.ious, 0))
+            outputs = dict(
+                box=result.scatter_to_priors(result.gt_inds, -1), iou=result.scatter_to_priors(result.ious, 0)
+            )
         differ = reference['box'] != outputs['box']
         wrong = ~differ & ((reference['iou'] - outputs['iou']).abs() > self.setting.tolerance)
         ties = torch.zeros_like(differ)

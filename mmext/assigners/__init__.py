@@ -1,4 +1,4 @@
-"""Assigners of targets to priors; they need mmdet."""
+"""Label assigners; they need mmdet."""
 
 from .sim_ota import BatchAssignment, BatchSimOTAAssigner
 

@@ -1,4 +1,4 @@
-"""SimOTA for a whole batch at once, without a question to the host."""
+"""SimOTA for a whole batch at once, without host synchronization."""
 
 from typing import NamedTuple
 
@@ -11,56 +11,72 @@ from torch import Tensor
 from mmext.checks import check_at_least, check_positive
 from mmext.registry import TASK_UTILS
 
-# mmdet's constants: added to the cost of a prior outside of a box or of its centre region; the smallest IoU that has a
-# logarithm; the smallest union; the smallest logarithm of a probability.
-OUTSIDE, EPS_IOU, EPS_UNION, LOWEST_LOG = 100000.0, 1e-7, 1e-6, -100.0
-# How much memory a group of images may take: on a CPU little is fast, on a GPU many small operations are slow.
+# mmdet's constants: the cost added outside a box or its center region, what is added to an IoU before its logarithm,
+# the smallest union, and the smallest logarithm of a probability.
+INF, EPS_IOU, EPS_UNION, LOWEST_LOG = 100000.0, 1e-7, 1e-6, -100.0
+# Memory budget of a group of images: small groups suit a CPU's caches, a GPU needs large ones to be busy.
 MAX_BYTES = {'cpu': 2**23, 'cuda': 2**28}
-# How many float32 tensors (G, A) are alive at the most, of an image with G boxes and A priors.
-ALIVE = 7
+# The highest number of float32 tensors (G, A) alive at once, for an image with G boxes and A priors.
+LIVE_TENSORS = 7
 Corners = tuple[Tensor, Tensor]
 
 
 class BatchAssignment(NamedTuple):
-    """What is assigned in a batch of B images with A priors, G boxes and S = G * candidate_topk slots each.
+    """The assignment of a batch of B images with A priors and G boxes each, in S = G * candidate_topk candidates.
 
-    A slot is a candidate of a box. Of the slots that hold the same prior one owns it; there are as many owners as
-    positives, in tensors whose shape depends on no value.
+    A candidate is one of the `candidate_topk` priors of lowest cost of a box. Every positive prior is one of them, so
+    the positives are described by tensors whose shape depends on no value: the candidates, and a mask.
     """
 
     positive: Tensor
-    """Which priors are positive, (B, A)."""
-    slots: Tensor
-    """The index of the prior in each slot, (B, S)."""
-    owned: Tensor
-    """Which slots own their prior, (B, S)."""
+    """Whether each prior is positive, (B, A)."""
+    candidates: Tensor
+    """Prior index of each candidate, (B, S)."""
+    valid: Tensor
+    """Whether each candidate counts, (B, S): one candidate for each positive prior, no other."""
     gt_inds: Tensor
-    """The index of the box that the prior of each owner is assigned to, (B, S); of other slots, any."""
+    """Index of the box that the candidate's prior is assigned to, (B, S); meaningless where not valid."""
     ious: Tensor
-    """The IoU of each slot's prior with that box, (B, S)."""
+    """IoU of the candidate's prediction with that box, (B, S); meaningless where not valid."""
 
-    def of_priors(self, values: Tensor, default: float) -> Tensor:
-        """Of each prior the value that its owner has, (B, S) -> (B, A); the default where it has none."""
-        number = self.positive.shape[1]
-        if not self.slots.shape[1]:
+    def scatter_to_priors(self, values: Tensor, default: float) -> Tensor:
+        """Scatter the values of valid candidates to their priors.
+
+        Args:
+            values: One value per candidate, (B, S).
+            default: The value of the priors that are not positive.
+
+        Returns:
+            One value per prior, (B, A).
+        """
+        num_priors = self.positive.shape[1]
+        if not self.candidates.shape[1]:
             return values.new_full(self.positive.shape, default)
-        # The other slots write to a place beyond the last prior.
-        places = torch.where(self.owned, self.slots, number)
-        return values.new_full((len(values), number + 1), default).scatter_(1, places, values)[:, :-1]
+        # The other candidates write to an extra column, which is cut off.
+        index = torch.where(self.valid, self.candidates, num_priors)
+        return values.new_full((len(values), num_priors + 1), default).scatter_(1, index, values)[:, :-1]
 
 
 def yolox_scores(cls_logits: Tensor, objectness: Tensor) -> Tensor:
-    """What YOLOX assigns by: the root of the probabilities' product, (B, A, C) and (B, A, 1) -> (B, A, C), float32."""
+    """The scores that YOLOX assigns by: sqrt(sigmoid(cls) * sigmoid(obj)), in float32.
+
+    Args:
+        cls_logits: Class logits, (B, A, C).
+        objectness: Objectness logits, (B, A, 1).
+
+    Returns:
+        Scores in [0, 1], (B, A, C).
+    """
     return cls_logits.float().sigmoid().mul_(objectness.float().sigmoid()).sqrt_()
 
 
 def corners(boxes: Tensor) -> Corners:
-    """(..., 4) -> the upper left and the lower right corners, (2, ...) each: operations on x and y go as one."""
+    """Split boxes (..., 4) into their upper left and lower right corners, (2, ...) each, x before y."""
     return boxes.movedim(-1, 0).contiguous().split(2)
 
 
 def pairwise_iou(box_corners: Corners, gt_corners: Corners) -> Tensor:
-    """The IoU of every box with every box of the ground truth, as mmdet computes it; (B, G, A)."""
+    """The IoU of every box with every ground-truth box, as mmdet computes it, (B, G, A)."""
     (low, high), (gt_low, gt_high) = box_corners, gt_corners
     width, height = (torch.minimum(high, gt_high) - torch.maximum(low, gt_low)).clamp_(min=0)
     overlap = width.mul_(height)
@@ -71,29 +87,56 @@ def pairwise_iou(box_corners: Corners, gt_corners: Corners) -> Tensor:
 
 @TASK_UTILS.register_module()
 class BatchSimOTAAssigner(BaseAssigner):
-    """mmdet's `SimOTAAssigner` for a whole batch: the same assignment, in operations whose number depends on no value,
-    without a host sync.
+    r"""mmdet's `SimOTAAssigner` for a whole batch, without host synchronization.
 
-    The assignment equals mmdet's prior for prior, unless two costs tie at the last place that a box gives; then the
-    costs of those assigned are the same. It is computed in float32, whatever the inputs' type.
+    The number of operations depends on no value. The cost of prior a for box g is
 
-    The cost of a prior for a box is the binary cross entropy of its scores with the box's one-hot label, plus
-    `iou_weight` times -log IoU, plus a constant where its centre is not both in the box and within `center_radius`
-    strides of the box's centre. A box takes the k priors of the lowest cost, k being the sum of its `candidate_topk`
-    highest IoUs; a prior taken more than once goes to the box of its lowest cost. For one image it has mmdet's method
-    `assign`, too.
+    .. math::
+        c_{ga} = w_{cls} \sum_{\text{classes}} \mathrm{BCE}(s_a, y_g) - w_{iou} \log(\mathrm{IoU}_{ga} + 10^{-7})
+        + 10^5\, [a \notin R_g]
+
+    with the scores :math:`s_a`, the one-hot label :math:`y_g`, the IoU of the predicted box with the box, and
+    :math:`R_g`, the priors whose center lies both in the box and less than `center_radius` strides from the box's
+    center, along x and along y. A prior whose center lies in no box and near the center of none is never assigned. Box
+    g takes its :math:`k_g` priors of lowest cost, where
+
+    .. math::
+        k_g = \max\Big(1, \Big\lfloor \sum_{\text{top } candidate\_topk} \mathrm{IoU}_{ga} \Big\rfloor\Big)
+
+    A prior that several boxes take is assigned to the box for which its cost is lowest.
+
+    The assignment equals mmdet's prior for prior, except where costs tie at the k-th place; then the assigned priors
+    have the same costs. It is computed in float32, whatever the inputs' type. On a GPU the sum of IoUs may be rounded
+    differently from mmdet's, so that k may differ by one where the sum is within rounding of an integer.
+
+    mmext's YOLOXHead calls :meth:`assign_batch`. Other heads may call :meth:`assign`, mmdet's method for one image.
 
     Args:
-        center_radius: The radius of the centre region, in strides, above 0.
-        candidate_topk: How many IoUs are summed, and the most priors that a box takes; at least 1.
-        iou_weight: The weight of the IoU's cost, at least 0.
-        cls_weight: The weight of the classes' cost, at least 0.
-        iou_calculator: mmdet's `BboxOverlaps2D`, whose formula is used.
-        max_bytes: About how much memory the assignment of a batch may take; beyond it the images go in groups, and
-            each group takes as many operations. None: 8 MiB on a CPU, else 256 MiB.
+        center_radius: Radius of the center region in strides, above 0.
+        candidate_topk: How many IoUs are summed, and the most priors that a box takes; an integer of at least 1.
+        iou_weight: Weight of the IoU cost, at least 0.
+        cls_weight: Weight of the classification cost, at least 0.
+        iou_calculator: Only mmdet's `BboxOverlaps2D`, whose formula is used.
+        max_bytes: Approximate memory limit of the assignment. Above it the batch is processed in groups of images,
+            each with as many operations. None: 8 MiB on a CPU, 256 MiB on other devices.
 
     Raises:
-        ValueError: For a number outside its range, or another calculator.
+        ValueError: If an argument is out of range, or for another calculator.
+
+    Example:
+        >>> import torch
+        >>> from mmext.assigners import BatchSimOTAAssigner
+        >>> boxes = torch.tensor([[[0.0, 0, 16, 16], [8, 0, 24, 16], [40, 40, 60, 60]]])
+        >>> scores = torch.tensor([[[0.9, 0.1], [0.8, 0.1], [0.2, 0.2]]])
+        >>> priors = torch.tensor([[8.0, 8, 16, 16], [24, 8, 16, 16], [50, 50, 16, 16]])
+        >>> gt_boxes, gt_labels = torch.tensor([[[0.0, 0, 16, 16]]]), torch.tensor([[0]])
+        >>> result = BatchSimOTAAssigner().assign_batch(
+        ...     boxes, scores, priors, gt_boxes, gt_labels, gt_mask=torch.tensor([[True]])
+        ... )
+        >>> result.positive
+        tensor([[ True, False, False]])
+        >>> result.scatter_to_priors(result.gt_inds, -1)
+        tensor([[ 0, -1, -1]])
 
     Source: Ge et al., `YOLOX <https://arxiv.org/abs/2107.08430>`_, section 2.1, as mmdet implements it.
     """
@@ -115,7 +158,7 @@ class BatchSimOTAAssigner(BaseAssigner):
         if iou_calculator is not None and iou_calculator.get('type', '').split('.')[-1] != 'BboxOverlaps2D':
             raise ValueError(
                 f'BatchSimOTAAssigner: iou_calculator must be BboxOverlaps2D, but is {dict(iou_calculator)}; for '
-                'another use mmdet.SimOTAAssigner'
+                'another calculator use mmdet.SimOTAAssigner'
             )
         self.center_radius = center_radius
         self.candidate_topk = candidate_topk
@@ -134,10 +177,14 @@ class BatchSimOTAAssigner(BaseAssigner):
         """Assign one image, with mmdet's arguments and result.
 
         Args:
-            pred_instances: `bboxes` (A, 4), `scores` (A, C), and `priors` (A, 4), centre and stride of each.
-            gt_instances: `bboxes` (G, 4) and `labels` (G,).
-            gt_instances_ignore: Not read, as in mmdet's.
-            **kwargs: Not read, as in mmdet's.
+            pred_instances: `bboxes` (A, 4) in pixels, `scores` (A, C) in [0, 1], and `priors` (A, 4): center and
+                stride of each prior in pixels.
+            gt_instances: `bboxes` (G, 4) in pixels and `labels` (G,).
+            gt_instances_ignore: Not used, as in mmdet's.
+            **kwargs: Not used, as in mmdet's.
+
+        Returns:
+            mmdet's result: for each prior the index of its box plus 1 (0: none), the IoU with it, and its label.
         """
         boxes, labels = gt_instances.bboxes, gt_instances.labels
         result = self.assign_batch(
@@ -148,8 +195,8 @@ class BatchSimOTAAssigner(BaseAssigner):
             labels.unsqueeze(0),
             torch.ones_like(labels, dtype=torch.bool).unsqueeze(0),
         )
-        (gt_inds,) = result.of_priors(result.gt_inds, -1)
-        (ious,) = result.of_priors(result.ious, -OUTSIDE if len(boxes) else 0)
+        (gt_inds,) = result.scatter_to_priors(result.gt_inds, -1)
+        (ious,) = result.scatter_to_priors(result.ious, -INF if len(boxes) else 0)
         box_labels = torch.cat([labels.long(), labels.new_full((1,), -1).long()])
         return AssignResult(len(boxes), gt_inds + 1, ious, labels=box_labels[gt_inds])
 
@@ -163,24 +210,27 @@ class BatchSimOTAAssigner(BaseAssigner):
         gt_labels: Tensor,
         gt_mask: Tensor,
     ) -> BatchAssignment:
-        """Assign a batch whose ground truth is padded to G boxes an image.
+        """Assign a batch whose ground truth is padded to G boxes per image.
 
         Args:
-            boxes: Decoded boxes (x1, y1, x2, y2), (B, A, 4).
-            scores: The score of each class, (B, A, C), in [0, 1]; or the logits of the classes, (B, A, C), and of the
-                objectness, (B, A, 1), for :func:`yolox_scores`: this takes less memory.
-            priors: Centre and stride of each prior, (A, 4).
-            gt_boxes: The ground truth, (B, G, 4), in the unit of the boxes.
-            gt_labels: Its labels in 0..C-1, (B, G), those of the padding, too.
-            gt_mask: Which of them are real, (B, G).
+            boxes: Decoded boxes (x1, y1, x2, y2) in pixels, (B, A, 4).
+            scores: Class scores in [0, 1], (B, A, C). Or a pair of logits, of the classes (B, A, C) and of the
+                objectness (B, A, 1), from which :func:`yolox_scores` is computed group by group, in less memory.
+            priors: Center and stride of each prior in pixels, (A, 4).
+            gt_boxes: Ground-truth boxes (x1, y1, x2, y2) in pixels, (B, G, 4).
+            gt_labels: Their labels, (B, G), in 0..C-1 for the padding, too.
+            gt_mask: Which of them are real, not padding, (B, G).
+
+        Returns:
+            The assignment, on the inputs' device.
         """
         (num_images, num_priors, _), num_gts = boxes.shape, gt_boxes.shape[1]
         if not num_gts:
             positive = boxes.new_zeros(num_images, num_priors, dtype=torch.bool)
-            slots, owned, ious = (
-                boxes.new_empty(num_images, 0, dtype=kind) for kind in (torch.long, torch.bool, torch.float)
+            candidates, valid, ious = (
+                boxes.new_empty(num_images, 0, dtype=dtype) for dtype in (torch.long, torch.bool, torch.float)
             )
-            return BatchAssignment(positive, slots, owned, slots, ious)
+            return BatchAssignment(positive, candidates, valid, candidates, ious)
         scores = (scores,) if isinstance(scores, Tensor) else scores
         inputs = (boxes.float(), gt_boxes.float(), gt_labels.long(), gt_mask, *scores)
         group = self._group_size(num_priors, num_gts, scores[0])
@@ -191,9 +241,9 @@ class BatchSimOTAAssigner(BaseAssigner):
         return parts[0] if len(parts) == 1 else BatchAssignment(*(torch.cat(part) for part in zip(*parts)))
 
     def _group_size(self, num_priors: int, num_gts: int, scores: Tensor) -> int:
-        """How many images go at once."""
+        """How many images are assigned at once."""
         max_bytes = self.max_bytes or MAX_BYTES.get(scores.device.type, MAX_BYTES['cuda'])
-        return max(1, int(max_bytes // (4 * num_priors * (ALIVE * num_gts + scores.shape[-1]))))
+        return max(1, int(max_bytes // (4 * num_priors * (LIVE_TENSORS * num_gts + scores.shape[-1]))))
 
     def _assign(
         self, priors: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_labels: Tensor, gt_mask: Tensor, *scores: Tensor
@@ -204,68 +254,72 @@ class BatchSimOTAAssigner(BaseAssigner):
             cost.mul_(self.cls_weight)
         gt_corners = corners(gt_boxes.unsqueeze(2))
         ious = pairwise_iou(corners(boxes.unsqueeze(1)), gt_corners)
-        either, both = self._regions(priors, gt_corners)
-        valid = either.logical_and_(real).any(1, keepdim=True) & real
-        # Rounded after each step, as mmdet's: an `alpha` here would be fused.
-        cost.add_((ious + EPS_IOU).log_().mul_(-self.iou_weight)).add_(both.logical_not_(), alpha=OUTSIDE)
-        cost = torch.where(valid, cost, float('inf'))
+        in_either, in_both = self._regions(priors, gt_corners)
+        eligible = in_either.logical_and_(real).any(1, keepdim=True) & real
+        # Rounded after each step, as mmdet's: `alpha=` would fuse the product into the sum.
+        cost.add_((ious + EPS_IOU).log_().mul_(-self.iou_weight)).add_(in_both.logical_not_(), alpha=INF)
+        cost = torch.where(eligible, cost, float('inf'))
 
         topk = min(self.candidate_topk, ious.shape[-1])
-        highest = (ious * valid).topk(topk).values
-        # Summed over the first dimension, in mmdet's order, which cuts the sum to an integer.
-        number = highest.flatten(0, 1).t().contiguous().sum(0).clamp_(min=1).view_as(real)
+        highest = (ious * eligible).topk(topk).values
+        # Summed along the first dimension, in mmdet's order: the sum is truncated to an integer.
+        dynamic_k = highest.flatten(0, 1).t().contiguous().sum(0).clamp_(min=1).view_as(real)
         lowest, candidates = cost.topk(topk, largest=False)
-        places = torch.arange(1, cost.shape[1] * topk + 1, device=cost.device)
-        taken = (places[:topk] <= number) & (lowest < float('inf'))
-        return self._resolve(cost, ious, candidates, taken, places)
+        candidate_ids = torch.arange(1, cost.shape[1] * topk + 1, device=cost.device)
+        taken = (candidate_ids[:topk] <= dynamic_k) & (lowest < float('inf'))
+        return self._resolve(cost, ious, candidates, taken, candidate_ids)
 
     def _regions(self, priors: Tensor, gt_corners: Corners) -> tuple[Tensor, Tensor]:
-        """Which priors lie in which box or its centre region, and which in both, (B, G, A)."""
-        place, stride = priors.t().contiguous().view(2, 2, 1, 1, -1)
+        """Which prior centers lie in a box or its center region, and which in both, (B, G, A) each."""
+        point, stride = priors.t().contiguous().view(2, 2, 1, 1, -1)
         low, high = gt_corners
-        reach, centre = self.center_radius * stride, (low + high) / 2
-        in_box = (place > low).logical_and_(place < high)
-        in_center = (place > centre - reach).logical_and_(place < centre + reach)
+        radius, center = self.center_radius * stride, (low + high) / 2
+        in_box = (point > low).logical_and_(point < high)
+        in_center = (point > center - radius).logical_and_(point < center + radius)
         (x_in_box, y_in_box), (x_in_center, y_in_center) = in_box, in_center
         in_box, in_center = x_in_box.logical_and_(y_in_box), x_in_center.logical_and_(y_in_center)
         return in_box | in_center, in_box & in_center
 
     @staticmethod
     def _class_cost(gt_labels: Tensor, scores: Tensor, objectness: Tensor | None = None) -> Tensor:
-        """The binary cross entropy of the scores with the one-hot label of each box, summed over classes, (B, G, A).
+        """Binary cross entropy of the scores with each box's one-hot label, summed over the classes, (B, G, A).
 
-        Of all classes being absent, plus the difference that the label makes: A * (C + G) logarithms, not A * C * G.
+        It is the cost of an all-zero label plus a correction for the labelled class: A * (C + G) logarithms instead of
+        A * C * G.
         """
         scores = scores.to(torch.float32, copy=True) if objectness is None else yolox_scores(scores, objectness)
         label = gt_labels.unsqueeze(2).expand(-1, -1, scores.shape[1])
-        present = scores.transpose(1, 2).gather(1, label).log_().clamp_(min=LOWEST_LOG)
-        absent = scores.neg_().log1p_().clamp_(min=LOWEST_LOG)
-        return absent.transpose(1, 2).gather(1, label).sub_(present).sub_(absent.sum(-1).unsqueeze(1))
+        log_p = scores.transpose(1, 2).gather(1, label).log_().clamp_(min=LOWEST_LOG)
+        log_not_p = scores.neg_().log1p_().clamp_(min=LOWEST_LOG)
+        return log_not_p.transpose(1, 2).gather(1, label).sub_(log_p).sub_(log_not_p.sum(-1).unsqueeze(1))
 
     @staticmethod
-    def _resolve(cost: Tensor, ious: Tensor, candidates: Tensor, taken: Tensor, places: Tensor) -> BatchAssignment:
-        """Give each prior that was taken to one box, and to the first of the slots that hold it.
+    def _resolve(
+        cost: Tensor, ious: Tensor, candidates: Tensor, taken: Tensor, candidate_ids: Tensor
+    ) -> BatchAssignment:
+        """Assign each prior that was taken to one box, and mark the first of its candidates as valid.
 
         Args:
-            cost: Of each prior for each box, (B, G, A).
+            cost: Cost of each prior for each box, (B, G, A).
             ious: Their IoU, (B, G, A).
-            candidates: The prior in each slot, (B, G, k).
-            taken: Which of them their box takes, (B, G, k).
-            places: The number of each slot, from 1, (G * k,).
+            candidates: The prior of each candidate, (B, G, k).
+            taken: Which candidates their box takes, (B, G, k).
+            candidate_ids: A number for each candidate, from 1 on, (G * k,).
         """
-        (images, num_gts, num_priors), number, slots = cost.shape, len(places), candidates.flatten(1)
-        nobody = slots.new_full((images, num_priors), number + 1)
-        owner = nobody.scatter_reduce(1, slots, torch.where(taken.flatten(1), places, nobody[:, :1]), 'amin')
-        times = torch.zeros_like(owner).scatter_add_(1, slots, taken.flatten(1).long()).gather(1, slots)
-        # A prior taken more than once goes to the cheapest of all boxes, be it one that did not take it.
-        of_all_boxes = slots.unsqueeze(1).expand(-1, num_gts, -1)
-        cheapest = cost.gather(2, of_all_boxes).argmin(1).view_as(candidates)
-        its_own = torch.arange(num_gts, device=cost.device).unsqueeze(1)
-        gt_inds = torch.where(times.view_as(candidates) > 1, cheapest, its_own).flatten(1)
+        (images, num_gts, num_priors), last = cost.shape, len(candidate_ids)
+        index, flat_taken = candidates.flatten(1), taken.flatten(1)
+        none = index.new_full((images, num_priors), last + 1)
+        first = none.scatter_reduce(1, index, torch.where(flat_taken, candidate_ids, none[:, :1]), 'amin')
+        times_taken = torch.zeros_like(first).scatter_add_(1, index, flat_taken.long()).gather(1, index)
+        # A prior taken more than once goes to the cheapest of all boxes, even one that did not take it.
+        for_all_boxes = index.unsqueeze(1).expand(-1, num_gts, -1)
+        cheapest = cost.gather(2, for_all_boxes).argmin(1).view_as(candidates)
+        own = torch.arange(num_gts, device=cost.device).unsqueeze(1)
+        gt_inds = torch.where(times_taken.view_as(candidates) > 1, cheapest, own).flatten(1)
         return BatchAssignment(
-            positive=owner <= number,
-            slots=slots,
-            owned=owner.gather(1, slots) == places,
+            positive=first <= last,
+            candidates=index,
+            valid=first.gather(1, index) == candidate_ids,
             gt_inds=gt_inds,
-            ious=ious.gather(2, of_all_boxes).gather(1, gt_inds.unsqueeze(1)).squeeze(1),
+            ious=ious.gather(2, for_all_boxes).gather(1, gt_inds.unsqueeze(1)).squeeze(1),
         )

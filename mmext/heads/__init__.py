@@ -1,6 +1,6 @@
-"""Detection heads that use the losses properly; they need mmdet."""
+"""mmdet's YOLOX head with a choice of targets and losses, and test-time augmentation; they need mmdet."""
 
-from .nms import DetTTAModel
+from .tta import DetTTAModel
 from .yolox_head import YOLOXHead
 
 __all__ = ['DetTTAModel', 'YOLOXHead']

@@ -1,4 +1,4 @@
-"""mmdet's YOLOX head, feeding its losses what they need."""
+"""mmdet's YOLOX head with a choice of targets and of losses."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from mmdet.models.dense_heads import YOLOXHead as MMDetYOLOXHead
+from mmdet.models.task_modules.assigners import DynamicSoftLabelAssigner
 from mmdet.utils import OptInstanceList, reduce_mean
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
@@ -16,77 +17,101 @@ from torch import Tensor, nn
 from mmext.assigners import BatchSimOTAAssigner
 from mmext.assigners.sim_ota import yolox_scores
 from mmext.checks import check_choice
+from mmext.losses import SoftmaxFocalLoss
 from mmext.losses.base import ElementwiseLoss
 from mmext.registry import MODELS
 
-from .batch import Decoded, Pick, decode, flatten, pad
-from .nms import lacks_cuda_ops, suppress
+from .nms import batched_nms, lacks_ops
+from .ops import DecodeWithGrad, GatherRows, decode, flatten_levels, pad_ground_truth
 
 OBJ_TARGETS = ('hard', 'iou')
 CLS_TARGETS = ('iou', 'hard', 'label')
-# A logit whose sigmoid is 0 or 1 in every type.
-CERTAIN = 1e4
+# A logit whose sigmoid is 0 or 1 in every floating type.
+SATURATED_LOGIT = 1e4
+# How many input sizes have their priors kept; multi-scale training has eleven.
+MAX_KNOWN_SIZES = 64
 Neutral = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Priors(NamedTuple):
-    """The A places of an input of one size that predict; YOLOX regresses from the corner and assigns by the centre."""
+    """The A priors of one input size. YOLOX regresses boxes from their corners, and assigns by their centers."""
 
     corners: Tensor
-    """Corner and stride of each, (A, 4)."""
-    centres: Tensor
-    """Centre and stride of each, (A, 4)."""
+    """Upper left corner and stride of each prior in pixels, (A, 4)."""
+    centers: Tensor
+    """Center and stride of each prior in pixels, (A, 4)."""
 
 
 class Positives(NamedTuple):
-    """The P rows of a batch that are taught classes and boxes: its positives, or slots of which some are owned."""
+    """P rows of a batch that have class and box targets: its positives, or candidates of which some are valid."""
 
     mask: Tensor
-    """Which priors are positive, (B, A)."""
-    pick: Callable[[Tensor], Tensor]
-    """Takes the rows of a tensor (B, A, n): (P, n)."""
-    owned: Tensor | None
-    """Which rows are positives, (P,); None: all are."""
+    """Whether each prior is positive, (B, A)."""
+    gather: Callable[[Tensor], Tensor]
+    """Gathers the rows from a tensor of all priors, (B, A, n) -> (P, n)."""
+    valid: Tensor | None
+    """Which rows are positives, (P,); None: all."""
     boxes: Tensor
-    """The box of each row, (P, 4)."""
+    """Target box (x1, y1, x2, y2) of each row in pixels, (P, 4)."""
     labels: Tensor
-    """Its label, (P,)."""
+    """Target label of each row, (P,)."""
     ious: Tensor
-    """The IoU of the predicted box with it, (P,)."""
+    """IoU of the predicted box with the target box, (P,)."""
     all_ious: Tensor | None
-    """That IoU for each prior, 0 for those that are not positive, (B, A); None where no target is made of it."""
+    """That IoU for each prior, 0 where it is not positive, (B, A); None where no target needs it."""
 
 
 @MODELS.register_module()
 class YOLOXHead(MMDetYOLOXHead):
-    """mmdet's `YOLOXHead`, with the choice of targets and any loss of mmdet's contract.
+    """mmdet's `YOLOXHead` with a choice of targets, for any loss that follows mmdet's contract.
 
-    With the stock losses it returns mmdet's losses, gradients and boxes; the state dict is the same. What differs:
+    With the stock losses it returns mmdet's losses, gradients and boxes, and has mmdet's state dict. The differences:
 
-    * a loss with `reduction='mean'` is given an `avg_factor`, the number of positives, averaged over the ranks; one
-      with `'sum'` is divided by it, as mmdet does. mmdet divides both: there a `mean` loss all but vanishes;
-    * boxes are decoded in float32 or wider: float16 has steps of half a pixel from 512 px on;
-    * a prior that no box takes may predict a side beyond the range of its type: mmdet's gradients are NaN then;
-    * a softmax loss for the classes (`use_sigmoid=False`) is predicted, and assigned, with a softmax;
+    * A loss with `reduction='mean'` is given an `avg_factor`: the number of positives, averaged over the ranks. A loss
+      with `reduction='sum'` is divided by it, as in mmdet. mmdet divides both, so that a `mean` loss all but vanishes.
+    * Boxes are decoded in float32 or wider. In float16 coordinates above 512 px have steps of half a pixel.
+    * Gradients stay finite where a prior that is not positive predicts an infinite side. In mmdet they become NaN.
+    * With a softmax loss for the classes (`use_sigmoid=False`) assignment and prediction use a softmax.
     * NMS works on a GPU for which mmcv was built without operators.
 
     Args:
         *args: mmdet's, with its defaults. Types without a scope are mmdet's.
-        obj_target: The target of the objectness of a positive: `'hard'`, 1, YOLOX's own; or `'iou'`, the IoU of the
-            predicted box with its target.
-        cls_target: The target of the classes: `'iou'`, one-hot times that IoU, YOLOX's own; `'hard'`, one-hot; or
+        obj_target: Objectness target of a positive: `'hard'`, 1, as in YOLOX; or `'iou'`, the IoU of the predicted box
+            with its target.
+        cls_target: Class target of a positive: `'iou'`, one-hot times that IoU, as in YOLOX; `'hard'`, one-hot; or
             `'label'`, the integer label, which a softmax needs.
-        compile: Compile all that follows the ground truth to one graph, with `BatchSimOTAAssigner`. The number of
-            boxes is padded to 8, 16, 32 and so on, so that each size of the input is compiled a few times, at first.
+        compile: Compile the losses, from the padded ground truth on, to one graph; needs `BatchSimOTAAssigner`. The
+            number of boxes is padded to 8, 16, 32 and so on: each input size is compiled once for each of these.
         **kwargs: mmdet's.
 
     Raises:
-        ValueError: For an unknown target, a loss with `reduction='none'`, a softmax without `cls_target='label'`, or a
-            softmax for the objectness.
+        ValueError: For an unknown target; a loss with `reduction='none'`; a softmax loss for the objectness, or for
+            the classes without `cls_target='label'`; a `SoftmaxFocalLoss` with a single alpha; or mmdet's
+            `DynamicSoftLabelAssigner`.
+
+    Example:
+        >>> import torch
+        >>> from mmengine.structures import InstanceData
+        >>> from mmext.heads import YOLOXHead
+        >>> head = YOLOXHead(
+        ...     num_classes=3,
+        ...     in_channels=8,
+        ...     feat_channels=8,
+        ...     loss_obj=dict(type='mmext.FocalLoss'),
+        ...     loss_bbox=dict(type='mmext.IoULoss', variant='ciou', loss_weight=5.0),
+        ...     train_cfg=dict(assigner=dict(type='mmext.BatchSimOTAAssigner')),
+        ... )
+        >>> features = [torch.rand(2, 8, 64 // stride, 64 // stride) for stride in head.strides]
+        >>> boxes, labels = torch.tensor([[8.0, 8.0, 40.0, 48.0]]), torch.tensor([1])
+        >>> ground_truth = [InstanceData(bboxes=boxes, labels=labels) for _ in range(2)]
+        >>> losses = head.loss_by_feat(*head(features), ground_truth, [{}, {}])
+        >>> sorted(losses)
+        ['loss_bbox', 'loss_cls', 'loss_obj']
+        >>> sum(losses.values()).backward()
     """
 
     def __init__(self, *args, obj_target: str = 'hard', cls_target: str = 'iou', compile: bool = False, **kwargs):
-        # The arguments are mmdet's, so a type without a scope is mmdet's, whichever config file it was written in.
+        # Types without a scope are mmdet's, whatever the scope of the config file.
         with DefaultScope.overwrite_default_scope('mmdet'):
             super().__init__(*args, **kwargs)
         check_choice(self, 'bbox_head.obj_target', obj_target, OBJ_TARGETS)
@@ -97,6 +122,8 @@ class YOLOXHead(MMDetYOLOXHead):
         self.softmax = not getattr(self.loss_cls, 'use_sigmoid', True)
         self._known_priors: dict[tuple, Priors] = {}
         self._check_losses()
+        if self.train_cfg:
+            check_assigner(self.assigner)
 
     def _check_losses(self) -> None:
         for name in ('loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1'):
@@ -106,25 +133,30 @@ class YOLOXHead(MMDetYOLOXHead):
                 )
         if not getattr(self.loss_obj, 'use_sigmoid', True):
             raise ValueError(
-                f'bbox_head.loss_obj is a softmax ({type(self.loss_obj).__name__}), but the objectness is one logit: '
-                'set use_sigmoid=True, or use mmext.FocalLoss'
+                f'bbox_head.loss_obj is a softmax loss ({type(self.loss_obj).__name__}), but the objectness is one '
+                'logit: set use_sigmoid=True, or use mmext.FocalLoss'
             )
-        if self.softmax and self.cls_target != 'label':
+        if self.softmax:
+            self._check_softmax()
+        for name, target in (('cls', self.cls_target), ('obj', self.obj_target)):
+            if target == 'iou':
+                warn_if_made_for_hard_targets(
+                    f'bbox_head.loss_{name}', getattr(self, f'loss_{name}'), f"set bbox_head.{name}_target='hard'"
+                )
+
+    def _check_softmax(self) -> None:
+        if self.cls_target != 'label':
             raise ValueError(
-                f'bbox_head.loss_cls is a softmax ({type(self.loss_cls).__name__}) and needs '
+                f'bbox_head.loss_cls is a softmax loss ({type(self.loss_cls).__name__}) and needs '
                 f"bbox_head.cls_target='label', but that is {self.cls_target!r}"
             )
-        for loss, target, remedy in (
-            (self.loss_cls, self.cls_target, "cls_target='hard'"),
-            (self.loss_obj, self.obj_target, "obj_target='hard'"),
-        ):
-            if target == 'iou' and not getattr(loss, 'soft_target', True):
-                print_log(
-                    f'{type(loss).__name__} has its minimum in the wrong place for IoU targets: set bbox_head.'
-                    f'{remedy}, or use mmext.QualityFocalLoss or mmext.VarifocalLoss',
-                    logger='current',
-                    level=logging.WARNING,
-                )
+        alpha = getattr(self.loss_cls, 'alpha', None)
+        if isinstance(self.loss_cls, SoftmaxFocalLoss) and isinstance(alpha, (int, float)):
+            raise ValueError(
+                f"bbox_head.loss_cls.alpha is {alpha!r}, a single number: the background's weight. But YOLOX's classes "
+                f'have no background, so class {self.loss_cls.background_index} would be taken for it: give one weight '
+                'per class, or alpha=None'
+            )
 
     def loss_by_feat(
         self,
@@ -135,21 +167,29 @@ class YOLOXHead(MMDetYOLOXHead):
         batch_img_metas: Sequence[dict],
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> dict[str, Tensor]:
-        """The losses of a batch: `loss_cls`, `loss_bbox`, `loss_obj`, and in the last epochs `loss_l1`.
+        """Compute the losses of a batch from the head's outputs.
 
         Args:
             cls_scores: Class logits of each level, (B, num_classes, H, W).
-            bbox_preds: Box regressions of each level, (B, 4, H, W).
+            bbox_preds: Box regressions of each level, (B, 4, H, W); see :func:`mmext.heads.ops.decode`.
             objectnesses: Objectness logits of each level, (B, 1, H, W).
-            batch_gt_instances: `bboxes` (x1, y1, x2, y2) in pixels of the input and `labels` of each image.
-            batch_img_metas: Not read; mmdet's contract.
-            batch_gt_instances_ignore: Boxes to ignore, for the assigner.
+            batch_gt_instances: `bboxes` (n, 4), as (x1, y1, x2, y2) in pixels of the input, and `labels` (n,) of each
+                image.
+            batch_img_metas: Not used; in mmdet's signature.
+            batch_gt_instances_ignore: Boxes to ignore of each image. They are passed to the assigner; both SimOTA
+                assigners, mmdet's and mmext's, do not use them.
+
+        Returns:
+            The scalars `loss_cls`, `loss_bbox` and `loss_obj`, and with `use_l1`, which YOLOX's mode switch sets for
+            the last epochs, `loss_l1`. Each is the weighted sum over the batch, divided by the number of positives,
+            which is averaged over the ranks and at least 1.
         """
         priors = self._priors(bbox_preds)
         outputs = cls_scores, bbox_preds, objectnesses
         if isinstance(self.assigner, BatchSimOTAAssigner):
             losses = _compiled_losses() if self.compiled else YOLOXHead._batch_losses
-            return losses(self, priors, *outputs, pad(batch_gt_instances, priors.corners, in_buckets=self.compiled))
+            ground_truth = pad_ground_truth(batch_gt_instances, priors.corners, in_buckets=self.compiled)
+            return losses(self, priors, *outputs, ground_truth)
         ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
         return self._losses(priors, *outputs, partial(self._assign_each, batch_gt_instances, ignored))
 
@@ -161,7 +201,7 @@ class YOLOXHead(MMDetYOLOXHead):
         objectnesses: Sequence[Tensor],
         ground_truth: tuple[Tensor, Tensor, Tensor],
     ) -> dict[str, Tensor]:
-        """The losses from tensors alone, by the batch's assigner: what is compiled."""
+        """The losses with the batch assigner, from tensors alone: this is what `compile` compiles."""
         return self._losses(priors, cls_scores, bbox_preds, objectnesses, partial(self._assign_batch, ground_truth))
 
     def _losses(
@@ -172,34 +212,34 @@ class YOLOXHead(MMDetYOLOXHead):
         objectnesses: Sequence[Tensor],
         assign: Callable[[Tensor, tuple[Tensor, Tensor], Tensor], Positives],
     ) -> dict[str, Tensor]:
-        """The losses of a batch whose positives `assign` finds, from the priors' centres, logits and boxes."""
-        cls_preds, offsets, objectness = (flatten(levels) for levels in (cls_scores, bbox_preds, objectnesses))
+        """The losses of a batch; `assign` finds its positives from the priors' centers, the logits and the boxes."""
+        cls_preds, offsets, objectness = (flatten_levels(levels) for levels in (cls_scores, bbox_preds, objectnesses))
         corners = priors.corners
         offsets = offsets.to(corners.dtype)
         with torch.no_grad():
             boxes = decode(corners, offsets)
-            positives = assign(priors.centres, (self._sigmoid_logits(cls_preds, dim=-1), objectness), boxes)
-        # Averaged over the ranks, as YOLOX does; mmdet: better on COCO.
+            positives = assign(priors.centers, (self._sigmoid_logits(cls_preds, dim=-1), objectness), boxes)
+        # Averaged over the ranks, as in mmdet.
         num_positive = reduce_mean(positives.mask.sum(dtype=corners.dtype)).clamp(min=1)
-        owned = positives.owned
+        valid = positives.valid
         corners = corners.expand_as(offsets)
 
         losses = dict(
             loss_cls=self._loss(
                 self.loss_cls,
-                positives.pick(cls_preds),
+                positives.gather(cls_preds),
                 self._cls_target(positives),
                 num_positive,
-                owned,
-                self._no_class,
+                valid,
+                self._neutral_classes,
             ),
             loss_bbox=self._loss(
                 self.loss_bbox,
-                positives.pick(Decoded.apply(offsets, corners, boxes)),
+                positives.gather(DecodeWithGrad.apply(offsets, corners, boxes)),
                 positives.boxes,
                 num_positive,
-                owned,
-                _unit_box,
+                valid,
+                _neutral_boxes,
                 **self._box_context(bbox_preds),
             ),
             loss_obj=self._loss(
@@ -207,10 +247,10 @@ class YOLOXHead(MMDetYOLOXHead):
             ),
         )
         if self.use_l1:
-            own_corners = positives.pick(corners)
+            own_corners = positives.gather(corners)
             target = self._get_l1_target(torch.zeros_like(positives.boxes), positives.boxes, own_corners)
             losses['loss_l1'] = self._loss(
-                self.loss_l1, positives.pick(offsets), target, num_positive, owned, _no_offset
+                self.loss_l1, positives.gather(offsets), target, num_positive, valid, _neutral_offsets
             )
         return losses
 
@@ -220,97 +260,97 @@ class YOLOXHead(MMDetYOLOXHead):
         pred: Tensor,
         target: Tensor,
         num_positive: Tensor,
-        owned: Tensor | None = None,
+        valid: Tensor | None = None,
         neutral: Neutral | None = None,
         **context: object,
     ) -> Tensor:
-        """The sum of the loss over the number of positives, by the loss's own reduction.
+        """The summed loss divided by the number of positives, according to the loss's own reduction.
 
-        mmext's losses are called without positives, too: one with a running mean waits for every rank. They take the
-        slots that are owned as a weight. Other losses are given neutral values in the rest, and what they return for
-        it is dropped.
+        mmext's losses take `valid` as a weight. They are called even without positives: WiseFocus all-reduces its
+        running mean on every rank. Other losses are given neutral values in the rows that are not valid, and their
+        loss there is dropped.
 
         Args:
-            loss: The loss.
-            pred: What it is fed, (P, n).
-            target: The target of each row.
-            num_positive: What the sum is divided by.
-            owned: Which rows count, (P,); None: all.
-            neutral: Makes predictions and targets without loss of targets.
-            **context: What the loss asks for beside them.
+            loss: The loss module.
+            pred: Predictions, (P, n).
+            target: Target of each row.
+            num_positive: The divisor.
+            valid: Which rows count, (P,); None: all.
+            neutral: Maps predictions and targets to ones without loss.
+            **context: Further arguments of the loss.
         """
         if isinstance(loss, ElementwiseLoss):
-            return loss(pred, target, owned, reduction_override='sum', **context) / num_positive
+            return loss(pred, target, valid, reduction_override='sum', **context) / num_positive
         if not len(pred):
-            # Keeps the branch in the graph, which DDP asks of every parameter.
+            # Keeps the branch in the graph: DDP expects a gradient for every parameter.
             return pred.sum() * 0
-        if owned is not None:
-            rows = owned.unsqueeze(-1)
-            empty_pred, empty_target = neutral(pred, target)
-            target = torch.where(rows if target.dim() > 1 else owned, target, empty_target)
-            values = loss(torch.where(rows, pred, empty_pred), target, reduction_override='none', **context)
-            return torch.where(rows if values.dim() > 1 else owned, values, 0).sum() / num_positive
+        if valid is not None:
+            rows = valid.unsqueeze(-1)
+            neutral_pred, neutral_target = neutral(pred, target)
+            target = torch.where(rows if target.dim() > 1 else valid, target, neutral_target)
+            values = loss(torch.where(rows, pred, neutral_pred), target, reduction_override='none', **context)
+            return torch.where(rows if values.dim() > 1 else valid, values, 0).sum() / num_positive
         if loss.reduction == 'sum':
             return loss(pred, target, **context) / num_positive
         return loss(pred, target, avg_factor=num_positive, **context)
 
-    def _no_class(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits that are certain of their target: that of no class, or the label."""
+    def _neutral_classes(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Saturated logits with zero loss: of an all-zero target, or of the label."""
         if self.cls_target != 'label':
-            return torch.full_like(pred, -CERTAIN), torch.zeros_like(target)
+            return torch.full_like(pred, -SATURATED_LOGIT), torch.zeros_like(target)
         label = torch.arange(pred.shape[-1], device=pred.device) == target.unsqueeze(-1)
-        return torch.where(label, CERTAIN, -CERTAIN).to(pred.dtype), target
+        return torch.where(label, SATURATED_LOGIT, -SATURATED_LOGIT).to(pred.dtype), target
 
     def _box_context(self, levels: Sequence[Tensor]) -> dict[str, object]:
-        """What the box loss asks for beside the boxes: the size of the network's input, which multi-scale changes."""
+        """Further arguments of the box loss: MPDIoU's (height, width) of the input, which multi-scale changes."""
         if not getattr(self.loss_bbox, 'needs_image_size', False):
             return {}
         return dict(image_size=[side * self.prior_generator.strides[0][0] for side in levels[0].shape[2:]])
 
     def _assign_batch(
-        self, ground_truth: tuple[Tensor, Tensor, Tensor], centres: Tensor, logits: tuple[Tensor, Tensor], boxes: Tensor
+        self, ground_truth: tuple[Tensor, Tensor, Tensor], centers: Tensor, logits: tuple[Tensor, Tensor], boxes: Tensor
     ) -> Positives:
-        """The positives by mmext's assigner: tensors of a fixed shape for as many boxes, and no host sync.
+        """Assign with mmext's assigner: shapes depend on the number of boxes alone, and there is no host sync.
 
         Args:
-            ground_truth: Boxes, labels and mask; see :func:`pad`.
-            centres: Centre and stride of each prior, (A, 4).
+            ground_truth: Boxes, labels and mask; see :func:`mmext.heads.ops.pad_ground_truth`.
+            centers: Center and stride of each prior, (A, 4).
             logits: Of the classes, (B, A, C), and of the objectness, (B, A, 1).
             boxes: Decoded boxes, (B, A, 4).
         """
         gt_boxes, gt_labels, gt_mask = ground_truth
-        result = self.assigner.assign_batch(boxes, logits, centres, gt_boxes, gt_labels, gt_mask)
+        result = self.assigner.assign_batch(boxes, logits, centers, gt_boxes, gt_labels, gt_mask)
 
         return Positives(
             mask=result.positive,
-            pick=lambda rows: Pick.apply(rows, result.slots).flatten(0, 1),
-            owned=result.owned.flatten(),
+            gather=lambda rows: GatherRows.apply(rows, result.candidates).flatten(0, 1),
+            valid=result.valid.flatten(),
             boxes=gt_boxes.gather(1, result.gt_inds.unsqueeze(-1).expand(-1, -1, 4)).flatten(0, 1),
             labels=gt_labels.gather(1, result.gt_inds).flatten(),
             ious=result.ious.flatten(),
-            all_ious=result.of_priors(result.ious, 0) if self.obj_target == 'iou' else None,
+            all_ious=result.scatter_to_priors(result.ious, 0) if self.obj_target == 'iou' else None,
         )
 
     def _assign_each(
         self,
         instances: Sequence[InstanceData],
         ignored: Sequence[InstanceData | None],
-        centres: Tensor,
+        centers: Tensor,
         logits: tuple[Tensor, Tensor],
         boxes: Tensor,
     ) -> Positives:
-        """The positives by the assigner of `train_cfg`, image by image.
+        """Assign image by image, with any other assigner.
 
         Args:
-            instances: The ground truth of each image.
-            ignored: Its boxes to ignore.
-            centres: Centre and stride of each prior, (A, 4).
+            instances: Ground truth of each image.
+            ignored: Boxes to ignore of each image.
+            centers: Center and stride of each prior, (A, 4).
             logits: Of the classes, (B, A, C), and of the objectness, (B, A, 1).
             boxes: Decoded boxes, (B, A, 4).
         """
         results = [
             self.assigner.assign(
-                pred_instances=InstanceData(bboxes=box.float(), scores=score, priors=centres.float()),
+                pred_instances=InstanceData(bboxes=box.float(), scores=score, priors=centers.float()),
                 gt_instances=InstanceData(bboxes=gt.bboxes.float(), labels=gt.labels),
                 gt_instances_ignore=ignore,
             )
@@ -321,8 +361,8 @@ class YOLOXHead(MMDetYOLOXHead):
         gt_inds = [result.gt_inds[result.gt_inds > 0] - 1 for result in results]
         return Positives(
             mask=mask,
-            pick=lambda rows: rows[mask],
-            owned=None,
+            gather=lambda rows: rows[mask],
+            valid=None,
             boxes=torch.cat([gt.bboxes[index] for gt, index in zip(instances, gt_inds)]),
             labels=torch.cat([gt.labels[index] for gt, index in zip(instances, gt_inds)]).long(),
             ious=ious[mask],
@@ -337,8 +377,9 @@ class YOLOXHead(MMDetYOLOXHead):
         return target.scatter_(1, positives.labels.unsqueeze(-1), score.unsqueeze(-1))
 
     def _obj_target(self, positives: Positives, dtype: torch.dtype) -> Tensor:
+        """The target of all priors, (B * A, 1), in float32 or wider: half precision would round an IoU."""
         target = positives.all_ious if self.obj_target == 'iou' else positives.mask
-        return target.reshape(-1, 1).to(dtype)
+        return target.reshape(-1, 1).to(torch.promote_types(dtype, torch.float32))
 
     def predict_by_feat(
         self,
@@ -348,7 +389,7 @@ class YOLOXHead(MMDetYOLOXHead):
         *args,
         **kwargs,
     ) -> list[InstanceData]:
-        """mmdet's, decoded in float32, which mmcv's NMS takes, and with a softmax where the loss is one."""
+        """mmdet's, in float32, as mmcv's NMS needs it, and with a softmax where `loss_cls` is a softmax loss."""
         cls_scores = [self._sigmoid_logits(score.float(), dim=1) for score in cls_scores]
         return super().predict_by_feat(
             cls_scores,
@@ -359,46 +400,80 @@ class YOLOXHead(MMDetYOLOXHead):
         )
 
     def _sigmoid_logits(self, logits: Tensor, dim: int) -> Tensor:
-        """Logits whose sigmoid is the predicted probability: mmdet's code takes the sigmoid."""
+        """Logits whose sigmoid is the class probability, since mmdet's code takes the sigmoid."""
         return logits.float().softmax(dim).logit() if self.softmax else logits
 
     def _priors(self, levels: Sequence[Tensor]) -> Priors:
-        """The priors in float32 or wider, made once for each size of the input."""
+        """The priors in float32 or wider, made once for each of the last input sizes."""
         dtype = torch.promote_types(levels[0].dtype, torch.float32)
         sizes = tuple(level.shape[2:] for level in levels)
         key = sizes, dtype, levels[0].device
         if key not in self._known_priors:
+            if len(self._known_priors) == MAX_KNOWN_SIZES:
+                del self._known_priors[next(iter(self._known_priors))]
             corners = torch.cat(
                 self.prior_generator.grid_priors(sizes, dtype=dtype, device=levels[0].device, with_stride=True)
             )
             corner, stride = corners.split(2, dim=-1)
             # In memory (4, A), as the assigner reads them.
-            centres = torch.cat([corner + stride * 0.5, stride], dim=-1).t().contiguous().t()
-            self._known_priors[key] = Priors(corners, centres)
+            centers = torch.cat([corner + stride * 0.5, stride], dim=-1).t().contiguous().t()
+            self._known_priors[key] = Priors(corners, centers)
         return self._known_priors[key]
 
     def _bbox_post_process(
         self, results: InstanceData, cfg, rescale: bool = False, with_nms: bool = True, img_meta: dict | None = None
     ) -> InstanceData:
-        fallback = with_nms and results.bboxes.is_cuda and lacks_cuda_ops()
+        fallback = with_nms and lacks_ops(results.bboxes)
         results = super()._bbox_post_process(results, cfg, rescale, with_nms and not fallback, img_meta)
-        return suppress(results, cfg.nms) if fallback and len(results) else results
+        return batched_nms(results, cfg.nms) if fallback and len(results) else results
+
+
+def check_assigner(assigner: object) -> None:
+    """Refuse an assigner that takes logits.
+
+    Raises:
+        ValueError: For mmdet's `DynamicSoftLabelAssigner`, RTMDet's: it takes the sigmoid of what it is given, and
+            YOLOX heads, mmdet's and mmext's, give it probabilities. Training would run with a wrong cost.
+    """
+    if isinstance(assigner, DynamicSoftLabelAssigner):
+        raise ValueError(
+            f'bbox_head.train_cfg.assigner is {type(assigner).__name__}, which takes class logits, but a YOLOX head '
+            'gives it probabilities: use mmext.BatchSimOTAAssigner or mmdet.SimOTAAssigner'
+        )
+
+
+def warn_if_made_for_hard_targets(name: str, loss: nn.Module, remedy: str | None = None) -> None:
+    """Warn if a loss made for hard targets, 0 and 1, is given soft ones.
+
+    Args:
+        name: Where the loss is in the config.
+        loss: The loss; mmext's say so by `soft_target`.
+        remedy: What to do besides using another loss.
+    """
+    if getattr(loss, 'soft_target', True):
+        return
+    print_log(
+        f'{name} ({type(loss).__name__}) has its minimum in the wrong place for soft targets, such as IoUs: '
+        f'{remedy + ", or " if remedy else ""}use mmext.QualityFocalLoss or mmext.VarifocalLoss',
+        logger='current',
+        level=logging.WARNING,
+    )
 
 
 @cache
 def _compiled_losses() -> Callable[..., dict[str, Tensor]]:
-    """`_batch_losses` as one graph for each size of the input and bucket of boxes, of which there are many."""
+    """`_batch_losses`, compiled to one graph for each input size and bucket of boxes; the default limit is too low."""
     compiled = torch.compile(YOLOXHead._batch_losses, fullgraph=True, dynamic=False)
     return torch._dynamo.config.patch(recompile_limit=256)(compiled)
 
 
-def _unit_box(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The same box twice; with a side of 1 mmdet's CIoU is not NaN."""
+def _neutral_boxes(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The same box twice; with sides of 1, for which mmdet's CIoU is not NaN."""
     box = (torch.arange(4, device=target.device) // 2).to(target.dtype)
     return box, box
 
 
-def _no_offset(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Offsets that are what they should be."""
+def _neutral_offsets(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Offsets equal to their targets."""
     zeros = torch.zeros_like(target)
     return zeros, zeros

@@ -6,7 +6,9 @@ from mmdet.models.task_modules import SimOTAAssigner
 from mmengine.structures import InstanceData
 
 from mmext.assigners import BatchSimOTAAssigner
+from mmext.assigners.sim_ota import yolox_scores
 from mmext.registry import TASK_UTILS
+from mmext.testing import OneDevice
 
 CLASSES = 5
 
@@ -88,7 +90,7 @@ def compare(numbers, kind, seed, size=160, side=0.5, classes=CLASSES, edit=lambd
     boxes, scores = zip(*(predictions(gt, size, generator, kind, classes) for gt in instances))
     boxes, scores, gt_boxes, gt_labels, mask = batch(instances, boxes, scores)
     ours = BatchSimOTAAssigner(**arguments).assign_batch(boxes, scores, priors(size), gt_boxes, gt_labels, mask)
-    gt_inds, ious = ours.of_priors(ours.gt_inds, -1), ours.of_priors(ours.ious, 0)
+    gt_inds, ious = ours.scatter_to_priors(ours.gt_inds, -1), ours.scatter_to_priors(ours.ious, 0)
     assert torch.equal(ours.positive, gt_inds >= 0)
     theirs, ties = Watched(), 0
     for index, gt in enumerate(instances):
@@ -120,8 +122,8 @@ def check_tied(theirs, positive, gt_inds):
 
 def check_slots(result, topk):
     """As many slots are owned as there are positives, and each holds one of them."""
-    assert result.slots.shape[1] % topk == 0
-    for positive, slots, owned in zip(result.positive, result.slots, result.owned):
+    assert result.candidates.shape[1] % topk == 0
+    for positive, slots, owned in zip(result.positive, result.candidates, result.valid):
         assert sorted(slots[owned].tolist()) == positive.nonzero().flatten().tolist()
 
 
@@ -204,7 +206,7 @@ def test_padding_is_not_read():
     )
     assert torch.equal(padded.positive, expected.positive)
     for name in ('gt_inds', 'ious'):
-        spread = [result.of_priors(getattr(result, name), -1) for result in (padded, expected)]
+        spread = [result.scatter_to_priors(getattr(result, name), -1) for result in (padded, expected)]
         assert torch.equal(*spread)
 
 
@@ -223,22 +225,65 @@ def test_other_types_are_assigned_in_float32(dtype):
     assert results[0].ious.dtype == torch.float32
 
 
-def test_from_logits():
-    """YOLOX's score is computed group by group, and the logits are left as they are."""
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_from_logits(dtype):
+    """YOLOX's score is computed group by group, in float32, and the logits are left as they are."""
     generator = torch.Generator().manual_seed(0)
     instances = ground_truth([3, 9], 160, generator)
-    cls_logits, objectness = torch.randn(2, 525, CLASSES + 1, generator=generator).split([CLASSES, 1], -1)
+    logits = torch.randn(2, 525, CLASSES + 1, generator=generator).to(dtype)
+    cls_logits, objectness = logits.split([CLASSES, 1], -1)
     boxes, scores = zip(*(predictions(gt, 160, generator, 'late') for gt in instances))
     boxes, _, *truth = batch(instances, boxes, scores)
     before = cls_logits.clone()
-    assigner = BatchSimOTAAssigner()
+    exact = (cls_logits.float().sigmoid() * objectness.float().sigmoid()).sqrt()
+    assert torch.equal(yolox_scores(cls_logits, objectness), exact)
     results = [
-        assigner.assign_batch(boxes, scores, priors(), *truth)
-        for scores in ((cls_logits, objectness), (cls_logits.sigmoid() * objectness.sigmoid()).sqrt())
+        BatchSimOTAAssigner().assign_batch(boxes, scores, priors(), *truth)
+        for scores in ((cls_logits, objectness), exact)
     ]
     for ours, theirs in zip(*results):
         assert torch.equal(ours, theirs)
     assert torch.equal(cls_logits, before)
+
+
+class TestMeta:
+    """`meta` tensors have no values: what reads one is an error, and so is a tensor of another device."""
+
+    @staticmethod
+    def arguments(numbers, logits=False):
+        generator = torch.Generator().manual_seed(0)
+        instances = ground_truth(numbers, 160, generator)
+        boxes, scores = zip(*(predictions(gt, 160, generator, 'late') for gt in instances))
+        boxes, scores, *truth = batch(instances, boxes, scores)
+        given = (scores, scores[..., :1]) if logits else scores
+        return boxes, given, priors(), *truth
+
+    @pytest.mark.parametrize('numbers', [[3, 0, 9], [0, 0]])
+    @pytest.mark.parametrize('logits', [False, True])
+    @pytest.mark.parametrize('arguments', [{}, {'max_bytes': 1}, {'cls_weight': 2.0, 'candidate_topk': 13}])
+    def test_assigns_a_batch(self, arguments, logits, numbers):
+        given = self.arguments(numbers, logits)
+        meta = [tuple(part.to('meta') for part in each) if type(each) is tuple else each.to('meta') for each in given]
+        assigner = BatchSimOTAAssigner(**arguments)
+        with OneDevice():
+            result = assigner.assign_batch(*meta)
+            spread = result.scatter_to_priors(result.ious, 0)
+        expected = assigner.assign_batch(*given)
+        for ours, theirs in zip((*result, spread), (*expected, expected.scatter_to_priors(expected.ious, 0))):
+            assert (ours.shape, ours.dtype, ours.device.type) == (theirs.shape, theirs.dtype, 'meta')
+
+    @pytest.mark.parametrize('assigner', [BatchSimOTAAssigner(), SimOTAAssigner()])
+    def test_of_one_image(self, assigner):
+        """mmdet's reads values."""
+        (boxes,), (scores,), places, (gt_boxes,), (gt_labels,), _ = (each.to('meta') for each in self.arguments([4]))
+        instances = InstanceData(bboxes=boxes, scores=scores, priors=places)
+        truth = InstanceData(bboxes=gt_boxes, labels=gt_labels)
+        if isinstance(assigner, BatchSimOTAAssigner):
+            with OneDevice():
+                assert assigner.assign(instances, truth).gt_inds.is_meta
+        else:
+            with pytest.raises(NotImplementedError, match='nonzero'):
+                assigner.assign(instances, truth)
 
 
 class TestOneImage:
