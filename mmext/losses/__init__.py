@@ -5,6 +5,7 @@ from .class_balance import class_weights
 from .focal import FocalLoss, focal_loss
 from .focus import FocalFocus, PIoUFocus, WiseFocus
 from .iou import VARIANTS, IoULoss, iou_loss
+from .mal import MALoss, ma_loss
 from .nwd import NWDLoss, nwd_loss
 from .poly_focal import PolyFocalLoss, poly_focal_loss
 from .quality_focal import QualityFocalLoss, quality_focal_loss
@@ -17,6 +18,7 @@ __all__ = [
     'FocalFocus',
     'FocalLoss',
     'IoULoss',
+    'MALoss',
     'NWDLoss',
     'PIoUFocus',
     'PolyFocalLoss',
@@ -28,6 +30,7 @@ __all__ = [
     'class_weights',
     'focal_loss',
     'iou_loss',
+    'ma_loss',
     'nwd_loss',
     'poly_focal_loss',
     'quality_focal_loss',
