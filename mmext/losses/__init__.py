@@ -4,6 +4,7 @@ from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .class_balance import class_weights
 from .focal import FocalLoss, focal_loss
 from .focus import FocalFocus, PIoUFocus, WiseFocus
+from .ia_bce import IABCELoss, ia_bce_loss
 from .iou import VARIANTS, IoULoss, iou_loss
 from .mal import MALoss, ma_loss
 from .nwd import NWDLoss, nwd_loss
@@ -17,6 +18,7 @@ __all__ = [
     'AsymmetricLoss',
     'FocalFocus',
     'FocalLoss',
+    'IABCELoss',
     'IoULoss',
     'MALoss',
     'NWDLoss',
@@ -29,6 +31,7 @@ __all__ = [
     'asymmetric_loss',
     'class_weights',
     'focal_loss',
+    'ia_bce_loss',
     'iou_loss',
     'ma_loss',
     'nwd_loss',

@@ -1,0 +1,8 @@
+# IoU-aware BCE for the objectness, which learns the IoU; then the classes need not.
+_base_ = './yolox_s_8xb8-300e_coco.py'
+model = dict(
+    bbox_head=dict(
+        obj_target='iou',
+        cls_target='hard',
+        loss_obj=dict(
+            _delete_=True, type='mmext.IABCELoss', alpha=0.25, gamma=2.0, reduction='sum', loss_weight=1.0)))
