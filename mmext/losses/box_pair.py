@@ -190,10 +190,20 @@ class BoxPair:
 
     def scaled(self, ratio: float) -> 'BoxPair':
         """The pair with all sides multiplied by `ratio`, the centers unchanged."""
+        return self._of_edges(*self._edges(ratio))
+
+    def interpolated(self, share: Tensor) -> 'BoxPair':
+        """The pair whose predicted box is moved the share (...) of the way to the target."""
+        pred, target = self._edges()
+        return self._of_edges(torch.lerp(pred, target, share), target)
+
+    def _edges(self, ratio: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Predicted and target boxes, (4, ...) each, with sides times `ratio`; the predicted center is the origin."""
         half, target_half = self.wh * (ratio / 2), self.target_wh * (ratio / 2)
-        # The predicted center is the origin.
-        boxes = torch.cat([-half, half]), torch.cat([self.offset - target_half, self.offset + target_half])
-        return BoxPair(*(edges.movedim(0, -1) for edges in boxes), self.eps)
+        return torch.cat([-half, half]), torch.cat([self.offset - target_half, self.offset + target_half])
+
+    def _of_edges(self, *edges: Tensor) -> 'BoxPair':
+        return BoxPair(*(box.movedim(0, -1) for box in edges), self.eps)
 
     def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """`numerator / denominator`, the denominator not below `eps`."""

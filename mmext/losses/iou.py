@@ -195,6 +195,22 @@ def piou(pair: BoxPair) -> tuple[Tensor, ...]:
     return (-torch.expm1(-pair.edge_distance.square()),)
 
 
+@variant()
+def interp(pair: BoxPair) -> tuple[Tensor, ...]:
+    r"""Interpolated IoU: the IoU loss of a box between the prediction B and the target G.
+
+    .. math::
+        1 - \mathrm{IoU}(B', G), \qquad B' = (1 - a)\, B + a\, G, \qquad
+        a = \operatorname{sg}\big(\operatorname{clamp}(1 - \mathrm{IoU}(B, G),\, 0.6,\, 0.99)\big)
+
+    B' overlaps the target even if B does not, so distant pairs get a gradient without a geometric penalty.
+
+    Source: `InterpIoU <https://arxiv.org/abs/2507.12420>`_.
+    """
+    share = (1 - pair.iou.detach()).clamp(0.6, 0.99)
+    return (1 - pair.interpolated(share).iou,)
+
+
 def overlap(pair: BoxPair, inner_ratio: float | None, interval: Sequence[float] | None) -> Tensor:
     """The IoU, as modified by Inner-IoU and Focaler-IoU.
 

@@ -88,6 +88,8 @@ def parts(change: str, arguments: dict) -> tuple[str, ...]:
 
 
 EXEMPT = {
+    ('interp', 'symmetric'): 'it interpolates towards the target',
+    ('interp', 'monotone'): 'the lower the IoU, the closer its interpolated box is to the target',
     ('shape', 'symmetric'): "it is weighted by the target's sides",
     ('piou', 'symmetric'): "it measures in the target's sides",
     ('PIoUFocus', 'symmetric'): "it measures in the target's sides",
