@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -55,11 +56,12 @@ def asymmetric_loss(
     Source: Ben-Baruch et al., `ASL <https://arxiv.org/abs/2009.14119>`_, eq. 5 to 7.
     """
     logit, target = dense_target(logit, target)
-    probability, miss = logit.sigmoid(), (-logit).sigmoid()
-    # log(1 - p_m), from 1 - p: the margin as a term of p would round small values of 1 - p to 0.
-    log_reject = (miss + clip).clamp(max=1).log() if clip > 0 else F.logsigmoid(-logit)
-    positive = power(miss, gamma_pos, up_to_1=True) * F.logsigmoid(logit)
-    negative = power((probability - clip).relu(), gamma_neg, up_to_1=True) * log_reject
+    log_p = F.logsigmoid(logit)
+    probability = log_p.exp()
+    shifted = (probability - clip).relu()
+    log_reject = torch.log1p(-shifted) if clip > 0 else F.logsigmoid(-logit)
+    positive = power(1 - probability, gamma_pos, up_to_1=True) * log_p
+    negative = power(shifted, gamma_neg, up_to_1=True) * log_reject
     return weigh_classes((target - 1) * negative - target * positive, class_weight)
 
 
