@@ -2,4 +2,5 @@
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(
-        loss_bbox=dict(_delete_=True, type='mmext.IoULoss', variant='interp', reduction='sum', loss_weight=5.0)))
+        loss_bbox=dict(
+            _delete_=True, type='mmext.IoULoss', variant='interp', reduction='sum', loss_weight=5.0)))

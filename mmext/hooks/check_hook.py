@@ -28,10 +28,9 @@ class CheckHook(Hook):
     """Stop before the first iteration where training or testing would run, but to a wrong result.
 
     `mmext train` and `mmext test` add it. Under other tools add it to the hooks of the base, which a plain list would
-    replace.
+    replace::
 
-    Example:
-        >>> custom_hooks = [*_base_.custom_hooks, dict(type='mmext.CheckHook')]
+        custom_hooks = [*_base_.custom_hooks, dict(type='mmext.CheckHook')]
     """
 
     def __init__(self):

@@ -100,11 +100,6 @@ class TestContract:
         with pytest.raises(ValueError, match=r'\(1,\)'):
             row.build()(*inputs(row), weight=torch.ones(1))
 
-    @pytest.mark.gpu
-    def test_on_a_gpu_equals_the_cpu(self, row):
-        pred, target = inputs(row)
-        torch.testing.assert_close(row.build().cuda()(pred.cuda(), target.cuda()).cpu(), row.build()(pred, target))
-
 
 @contextlib.contextmanager
 def constants(kept: list):
@@ -193,6 +188,21 @@ class TestEveryLoss:
             value.sum().backward()
             assert value.device.type == leaf.grad.device.type == 'meta'
             assert leaf.grad.shape == leaf.shape
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+    @pytest.mark.parametrize('reduction', ['none', 'sum', 'mean'])
+    def test_on_a_gpu_equals_the_cpu(self, row, dtype, reduction):
+        results = [self.value_and_gradient(row, dtype, reduction, device) for device in ('cuda', 'cpu')]
+        torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4, check_device=False)
+
+    @staticmethod
+    def value_and_gradient(row, dtype, reduction, device):
+        pred, target = (tensor.to(device) for tensor in inputs(row, dtype))
+        loss, weight = row.build(reduction=reduction).train().to(device), torch.linspace(0, 1, ROWS, device=device)
+        value = loss(pred.requires_grad_(), target, weight)
+        value.sum().backward()
+        return value.detach(), pred.grad
 
     def test_compiles_whole(self, row):
         self.compile(row, 'aot_eager')

@@ -146,7 +146,7 @@ class TestWrongConfigsNameTheRemedy:
 
     def test_forgotten_delete(self, experiment, tmp_path):
         message = self.fail(experiment, tmp_path, '--cfg-options', 'model.bbox_head.loss_bbox.mode=square')
-        assert "knows no argument 'mode'" in message
+        assert "takes no argument 'mode'" in message
         assert '_delete_=True' in message
 
     def test_mixed_precision_on_a_cpu(self, experiment, tmp_path, monkeypatch):
