@@ -168,7 +168,11 @@ def main(arguments: list[str] | None = None) -> None:
         default='manylinux_2_28_' + {'arm64': 'aarch64'}.get(here, here),
         help="manylinux_2_N_MACHINE, for a C library of 2.N or later; default: %(default)s, this machine's processor",
     )
-    parser.add_argument('--system-torch', action='store_true', help='without torch: the machine has its own')
+    parser.add_argument(
+        '--system-torch',
+        action='store_true',
+        help='without torch: the machine has its own, as new as install_requires in setup.cfg asks for',
+    )
     args = parser.parse_args(arguments)
     if not re.fullmatch(r'3\.[1-9]\d', args.python):
         parser.error(f'the Python must read like 3.11, from 3.10 on, not {args.python}')

@@ -139,10 +139,11 @@ def test_refuses_two_categories_of_one_name(tmp_path):
 
 
 def test_ignores_data_sets_that_number_otherwise(tmp_path):
-    """LVIS takes all categories of its file, VOC the order of metainfo."""
-    for kind in ('LVISDataset', 'VOCDataset', 'Objects365V1Dataset'):
-        dataset = ConfigDict(type=kind, ann_file='nowhere.json', metainfo=dict(classes=OTHER))
-        assert label_orders_of_config(dataset, 'test') == []
+    """LVIS takes all categories of its file, Objects365 sorts them, VOC takes the order of metainfo."""
+    file = write(tmp_path, ORDER)
+    assert label_orders_of_config(config(file, OTHER), 'test')
+    for kind in ('LVISDataset', 'Objects365V1Dataset', 'VOCDataset'):
+        assert label_orders_of_config(config(file, OTHER, type=kind), 'test') == []
 
 
 class TestOfConfig:

@@ -95,6 +95,21 @@ def test_pip_is_shown_the_wheelhouse_alone(checkout):
     assert f'no wheelhouse in {checkout / "wheelhouse"}' in set_up(checkout, 'ops').stderr
 
 
+@pytest.mark.parametrize('version, passes', [('2.9.1+cpu', False), ('2.13.0+cu130', True), ('2.14.0', True)])
+def test_a_system_torch_that_is_too_old_is_refused_and_not_replaced(checkout, tmp_path, version, passes):
+    (checkout / 'setup.cfg').write_bytes((ROOT / 'setup.cfg').read_bytes())
+    (checkout / 'requirements').mkdir()
+    (checkout / 'requirements' / 'constraints.txt').write_text('torch==2.13.0\n')
+    venv.create(checkout / '.venv', symlinks=True)
+    (tmp_path / 'torch.py').write_text(f'__version__ = {version!r}\n')
+    # Without pip the set-up fails at the first installation, after this check.
+    result = set_up(checkout, 'run', SYSTEM_TORCH='1', PYTHONPATH=str(tmp_path))
+    assert result.returncode != 0
+    assert (f'needs torch 2.13 or later, and the torch of {sys.executable} is {version}' in result.stderr) is not passes
+    assert (f'using torch {version}' in result.stdout) is passes
+    assert list(checkout.glob('.venv/lib/python*/site-packages/system_torch.pth')) == [] or passes
+
+
 def test_git_ignores_the_wheelhouse():
     assert subprocess.run(['git', 'check-ignore', '-q', 'wheelhouse/about.txt'], cwd=ROOT, check=False).returncode == 0
 
