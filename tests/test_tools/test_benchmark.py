@@ -172,6 +172,11 @@ def test_labels_are_given_where_mmdet_has_a_fused_operator(monkeypatch):
     assert not cases.other_focal_losses(half[torch.float16], labels=False).keys() & {'mmcv'}
     monkeypatch.setattr(cases, 'lacks_cuda_ops', lambda: True)
     assert not cases.has_fused_focal_loss(half[torch.float16])
+    peers = {'mmcv': lambda logits, target: logits.sum()}
+    monkeypatch.setattr(cases, 'other_focal_losses', lambda setting, labels: peers if labels else {})
+    both = replace(SETTING, providers=('mmext', 'mmcv'))
+    assert list(cases.dense_loss('FocalLoss', both, labels=True).providers) == ['mmext', 'mmcv']
+    assert list(cases.dense_loss('VarifocalLoss', both, labels=True).providers) == ['mmext']
     given = cases.dense_loss('FocalLoss', SETTING, labels=True).inputs[1]
     assert given.dtype == torch.int64 and given.dim() == 1
     assert cases.dense_loss('FocalLoss', SETTING).inputs[1].dim() == 2
