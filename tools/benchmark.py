@@ -1,23 +1,33 @@
 #!/usr/bin/env python
-"""Measure mmext beside mmdet, mmcv, torchvision and torch.compile: time, memory, operations and host syncs.
+"""Compare mmext with mmdet, mmcv, torchvision and torch.compile: time, memory, operations and host syncs.
 
-Every provider of a case is given the same numbers, and they take turns, so that a change of the clock meets all of
-them. The CSV has a row for each, with all columns and versions, the PNG the ratios to mmdet's time. The exit status is
-1 where outputs differ from mmdet's in float32 on the same numbers. In half precision only mmext's must not: mmdet's
-decoded boxes are coarse there.
+All providers of a case get the same inputs and take turns, so that changes of the clock affect all of them alike. The
+CSV has one row per measurement, with all columns and versions; the PNG shows the ratios of the times. The exit status
+is 1 if outputs differ from mmdet's in float32 on the same inputs; mmext's must not in half precision either, mmdet's
+may, since its decoded boxes are coarse there. A loss that mmdet does not have is compared with `plain`.
+
+Providers:
+    mmdet         mmdet's loss, assigner, head or model
+    mmext         mmext's
+    mmext_losses  mmext's head with mmext's losses instead of the stock ones
+    plain         mmext's loss without its blockwise sum: reduction='none', then .sum()
+    mmcv          mmcv's operator, on a GPU
+    torchvision   torchvision's function
+    compiled      mmext's loss or head under torch.compile
 
 Columns:
-    ms        median of the time of a call, forward and backward, and its quartiles
-    / mmdet   median of its ratio to the call of mmdet beside it
+    ms        median time of a call, forward and backward, and its quartiles
+    / mmdet   median ratio to the time of mmdet's call in the same turn
+    / plain   the same for `plain`, where mmdet does not have the loss
     images/s  of a training step
-    MiB       highest memory above that before the call, by torch's allocator (on a CPU by torch's profiler)
-    ops       operations, and
+    MiB       peak memory of a call, by torch's allocator on a GPU and torch's profiler on a CPU
+    ops       operations, as mmext.testing.OpCounter counts them
     syncs     host syncs, as mmext.testing.OpCounter counts them
-    warned    host syncs that torch's debug mode sees on a GPU
-    GB/s      the bytes of inputs and outputs, each once, over the time
-    of copy   its share of what a copy reaches in the same run
+    warned    host syncs that torch's debug mode reports on a GPU
+    GB/s      bytes of the inputs and outputs, each counted once, per time
+    of copy   that bandwidth relative to a copy's in the same run
     differs   largest difference, relative to the largest value; for the assigner the number of priors
-    ties      priors that are assigned otherwise because costs tie, which is no difference
+    ties      priors assigned differently because of a tie, which is no difference
 
 Example:
     python tools/benchmark.py assigner loss_by_feat --batch 8 --boxes 10 30
@@ -49,10 +59,10 @@ from mmext.testing import OpCounter
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MARKERS = {'fp32': 'o', 'fp16': '^', 'bf16': 's'}
-PROVIDERS = ('mmdet', 'mmext', 'mmext_losses', 'mmcv', 'torchvision', 'compiled')
-# In half precision they may differ from float32 as they please, and do: that is shown, and no failure.
+PROVIDERS = ('mmdet', 'mmext', 'mmext_losses', 'plain', 'mmcv', 'torchvision', 'compiled')
+# In half precision their differences from float32 are reported, but do not fail the run.
 PEERS = ('mmdet', 'mmcv', 'torchvision')
-# What they launch does not pass torch's dispatcher.
+# Their kernels are not launched through torch's dispatcher.
 NOT_DISPATCHED = ('mmcv', 'compiled')
 LIBRARIES = ('mmext', 'torch', 'torchvision', 'mmdet', 'mmcv')
 DEFAULTS = {
@@ -76,28 +86,29 @@ class Result:
     warned_syncs: int | None
     difference: float
     ties: int
+    baseline: str
     ms: float = math.nan
     ms_q25: float = math.nan
     ms_q75: float = math.nan
-    ratio_to_mmdet: float | None = None
+    ratio: float | None = None
     images_per_s: float | None = None
     gb_per_s: float | None = None
     share_of_copy: float | None = None
 
-    def add_times(self, times: list[float], mmdet: list[float] | None, moved: int | None, copy: float) -> None:
-        """Fill in what follows from the seconds of each call, and from those of mmdet's beside it.
+    def add_times(self, times: list[float], baseline: list[float] | None, moved: int | None, copy: float) -> None:
+        """Fill in the columns that depend on the times.
 
         Args:
-            times: Of this provider.
-            mmdet: Of mmdet's, where it was measured.
-            moved: The bytes that a call must move; None: not stated.
-            copy: The bytes per second that a copy moves.
+            times: Seconds of each call.
+            baseline: Seconds of the baseline's call in the same turn; None: not measured.
+            moved: Bytes that a call must read and write; None: not stated.
+            copy: Bytes per second of a copy.
         """
         self.ms_q25, self.ms, self.ms_q75 = (
             1e3 * value for value in (quantiles(times, n=4, method='inclusive') if len(times) > 1 else times * 3)
         )
-        if mmdet:
-            self.ratio_to_mmdet = median(own / theirs for own, theirs in zip(times, mmdet))
+        if baseline:
+            self.ratio = median(own / theirs for own, theirs in zip(times, baseline))
         if self.case == 'step':
             self.images_per_s = 1e3 * self.batch / self.ms
         if moved is not None:
@@ -112,7 +123,7 @@ def synchronize(device: str) -> None:
 
 
 def interleave(runs: dict[str, Run], repeats: int, device: str) -> dict[str, list[float]]:
-    """The seconds of each call; the providers take turns, on a GPU with an empty L2 cache."""
+    """Time the providers in turns, on a GPU with a cold L2 cache; returns the seconds of each call."""
     times = {name: [] for name in runs}
     flush = torch.empty(2**28 if device == 'cuda' else 0, dtype=torch.uint8, device=device)
     for _ in range(repeats):
@@ -127,7 +138,7 @@ def interleave(runs: dict[str, Run], repeats: int, device: str) -> dict[str, lis
 
 
 def peak_memory(run: Run, device: str) -> int:
-    """The most bytes that were allocated at once during a call, beyond those before it."""
+    """Peak memory of a call in bytes, above what was allocated before it."""
     if device == 'cuda':
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -142,7 +153,7 @@ def peak_memory(run: Run, device: str) -> int:
 
 
 def warned_syncs(run: Run, device: str) -> int | None:
-    """How many host syncs torch's debug mode sees on a GPU."""
+    """The number of host syncs that torch's debug mode reports on a GPU."""
     if device != 'cuda':
         return None
     torch.cuda.set_sync_debug_mode('warn')
@@ -156,7 +167,7 @@ def warned_syncs(run: Run, device: str) -> int | None:
 
 
 def copy_speed(device: str) -> float:
-    """Bytes per second that a copy reads and writes."""
+    """Bandwidth of a copy, bytes read and written per second."""
     source = torch.ones(2 ** (30 if device == 'cuda' else 26), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     (times,) = interleave({'copy': lambda: target.copy_(source)}, 20, device).values()
@@ -164,24 +175,24 @@ def copy_speed(device: str) -> float:
 
 
 def count(run: Run) -> tuple[int, int]:
-    """The operations of a call, and its host syncs."""
+    """The numbers of operations and of host syncs of a call."""
     with OpCounter() as counter:
         run()
     return counter.operations.total(), counter.syncs.total()
 
 
 def measure(name: str, setting: Setting, args: argparse.Namespace, copy: float) -> tuple[list[Result], list[str]]:
-    """The results of a case at a setting, and what there is to say of outputs that differ."""
+    """Measure a case at a setting; returns the results, and a message for each provider whose outputs differ."""
     workload = CASES[name].setup(setting)
     runs = workload.providers
     if not runs:
-        raise Skip('none of the providers is here')
+        raise Skip('none of the providers is available')
     results, failures = {}, []
     for provider, run in runs.items():
         reference = workload.reference(provider)
         found = workload.compare(reference, run())
         if not found.agrees and (setting.dtype == torch.float32 or provider not in PEERS):
-            failures.append(f'{place(name, setting)}: {provider} differs by {found.difference:.2g}')
+            failures.append(f'{describe(name, setting)}: {provider} differs by {found.difference:.2g}')
         operations, syncs = (None, None) if provider in NOT_DISPATCHED else count(run)
         results[provider] = Result(
             case=name,
@@ -195,11 +206,12 @@ def measure(name: str, setting: Setting, args: argparse.Namespace, copy: float) 
             warned_syncs=warned_syncs(run, setting.device),
             difference=found.difference,
             ties=found.ties,
+            baseline=workload.baseline,
         )
         moved = sum(tensor.nbytes for tensor in (*workload.inputs, *reference.values())) if workload.inputs else None
     times = interleave(runs, args.repeats, setting.device)
     for provider, result in results.items():
-        result.add_times(times[provider], times.get('mmdet'), moved, copy)
+        result.add_times(times[provider], times.get(workload.baseline), moved, copy)
     return list(results.values()), failures
 
 
@@ -209,7 +221,8 @@ COLUMNS = {
     'B': lambda row: row.batch,
     'G': lambda row: row.boxes,
     'ms': lambda row: f'{row.ms:.3g} ({row.ms_q25:.3g}-{row.ms_q75:.3g})',
-    '/ mmdet': lambda row: row.ratio_to_mmdet and f'{row.ratio_to_mmdet:.3f}',
+    '/ mmdet': lambda row: show_ratio(row, 'mmdet'),
+    '/ plain': lambda row: show_ratio(row, 'plain'),
     'images/s': lambda row: row.images_per_s and f'{row.images_per_s:.1f}',
     'MiB': lambda row: f'{row.peak_mib:.4g}',
     'ops': lambda row: row.operations,
@@ -222,21 +235,26 @@ COLUMNS = {
 }
 
 
-def place(name: str, setting: Setting) -> str:
+def show_ratio(row: Result, baseline: str) -> str | None:
+    """The ratio as a cell, if it is to this baseline."""
+    return f'{row.ratio:.3f}' if row.ratio and row.baseline == baseline else None
+
+
+def describe(name: str, setting: Setting) -> str:
     """The case and its sizes, for a message."""
     boxes = f', {setting.boxes} boxes each' if 'boxes' in CASES[name].axes else ''
     return f'{name}, {setting.batch} images{boxes}, {DTYPE_NAMES[setting.dtype]}'
 
 
 def table(title: str, results: Sequence[Result]) -> str:
-    """The results of a case, without columns that are empty."""
+    """The results of a case as a table, without its empty columns."""
     cells = [['' if (cell := show(row)) is None else str(cell) for show in COLUMNS.values()] for row in results]
     columns = [column for column in zip(COLUMNS, *cells) if any(column[1:])]
     return f'\n{title}\n{AsciiTable(list(zip(*columns))).table}'
 
 
 def environment(device: str, copy: float) -> dict[str, object]:
-    """What the numbers depend on."""
+    """The device and the versions, which the numbers depend on."""
     versions = {name: import_module(name).__version__ for name in LIBRARIES if find_spec(name)}
     return dict(
         device=torch.cuda.get_device_name() if device == 'cuda' else f'CPU {platform.machine()}',
@@ -248,10 +266,10 @@ def environment(device: str, copy: float) -> dict[str, object]:
 
 
 def draw(results: Sequence[Result], out_file: Path) -> None:
-    """The ratios to mmdet's time over the sizes: a panel for each case, a colour for each provider."""
+    """Plot the ratios over the sizes: a panel for each case, a color for each provider."""
     panels = {}
     for row in results:
-        if row.ratio_to_mmdet and row.provider != 'mmdet':
+        if row.ratio and row.provider != row.baseline:
             panels.setdefault(row.case, []).append(row)
     columns = max(1, min(3, len(panels)))
     rows = max(1, math.ceil(len(panels) / columns))
@@ -263,7 +281,7 @@ def draw(results: Sequence[Result], out_file: Path) -> None:
             line = [row for row in points if (row.provider, row.dtype) == (provider, dtype)]
             axes.plot(
                 [sizes.index((row.batch, row.boxes)) for row in line],
-                [row.ratio_to_mmdet for row in line],
+                [row.ratio for row in line],
                 color=f'C{PROVIDERS.index(provider)}',
                 marker=MARKERS[dtype],
                 label=f'{provider} {dtype}',
@@ -271,7 +289,7 @@ def draw(results: Sequence[Result], out_file: Path) -> None:
         labels = [f'{batch}' if boxes is None else f'{batch}x{boxes}' for batch, boxes in sizes]
         axes.set_xticks(range(len(sizes)), labels, rotation=45)
         axes.axhline(1, color='black', linewidth=0.8)
-        axes.set(title=case, xlabel='images x boxes', ylabel="time / mmdet's")
+        axes.set(title=case, xlabel='images x boxes', ylabel=f"time / {points[0].baseline}'s")
         axes.set_yscale('log', base=2)
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 0.5), max(high, 2))
@@ -282,7 +300,7 @@ def draw(results: Sequence[Result], out_file: Path) -> None:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, with what it leaves open filled in for the device."""
+    """Parse the command line; missing options get the defaults of the device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ['losses', *CASES]
     add = parser.add_argument
@@ -290,26 +308,53 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         'cases',
         nargs='*',
         metavar='CASE',
-        help=f'{", ".join(names)}; losses: the {len(LOSSES)} after it (default: all)',
+        help=f'{", ".join(names)}; losses stands for the {len(LOSSES)} after it (default: all)',
     )
     add('--device', choices=list(DEFAULTS), default='cuda' if torch.cuda.is_available() else 'cpu')
-    add('--batch', type=at_least(1), nargs='+', metavar='B', help=f'how many images ({default("batch")})')
-    add('--boxes', type=at_least(0), nargs='+', metavar='G', help=f'how many boxes in each ({default("boxes")})')
-    add('--dtype', choices=DTYPES, nargs='+', default=['fp32'], help='of the logits; half under autocast (fp32)')
-    add('--providers', choices=PROVIDERS, nargs='+', default=PROVIDERS[:-1], help='(all but compiled, which is slow)')
-    add('--size', type=at_least(1), metavar='PIXELS', help=f'of the images, a multiple of 32 ({default("size")})')
-    add('--classes', type=at_least(1), default=80, metavar='N', help='how many classes (%(default)s)')
-    add('--stage', choices=('early', 'late'), default='late', help='predictions: random or good (%(default)s)')
-    add('--model', choices=('nano', 'tiny', 's', 'm', 'l', 'x'), help=f'the YOLOX of step ({default("model")})')
-    add('--repeats', type=at_least(1), metavar='N', help=f'calls of each provider ({default("repeats")})')
-    add('--out', type=Path, default=Path('work_dirs/benchmark'), metavar='FOLDER', help='(%(default)s)')
+    add('--batch', type=at_least(1), nargs='+', metavar='B', help=f'number of images ({default("batch")})')
+    add('--boxes', type=at_least(0), nargs='+', metavar='G', help=f'number of boxes per image ({default("boxes")})')
+    add(
+        '--dtype',
+        choices=DTYPES,
+        nargs='+',
+        default=['fp32'],
+        help='type of the logits; half precision runs under autocast (fp32)',
+    )
+    add(
+        '--providers',
+        choices=PROVIDERS,
+        nargs='+',
+        default=PROVIDERS[:-1],
+        help='see above (all but compiled, which is slow)',
+    )
+    add('--size', type=at_least(1), metavar='PIXELS', help=f'side of the images, a multiple of 32 ({default("size")})')
+    add('--classes', type=at_least(1), default=80, metavar='N', help='number of classes (%(default)s)')
+    add(
+        '--stage',
+        choices=('early', 'late'),
+        default='late',
+        help='predictions of an untrained or of a trained model (%(default)s)',
+    )
+    add(
+        '--model',
+        choices=('nano', 'tiny', 's', 'm', 'l', 'x'),
+        help=f'YOLOX model of the case step ({default("model")})',
+    )
+    add('--repeats', type=at_least(1), metavar='N', help=f'number of calls of each provider ({default("repeats")})')
+    add(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/benchmark'),
+        metavar='FOLDER',
+        help='folder of the CSV and the PNG (%(default)s)',
+    )
     args = parser.parse_args(argv)
     for name, value in DEFAULTS[args.device].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     unknown = set(args.cases) - set(names)
     if unknown:
-        parser.error(f'there is no case {", ".join(sorted(unknown))}; there are {", ".join(names)}')
+        parser.error(f'unknown case {", ".join(sorted(unknown))}; choose from {", ".join(names)}')
     if args.size % STRIDES[-1]:
         parser.error(f'--size must be a multiple of {STRIDES[-1]}, but is {args.size}')
     args.cases = list(
@@ -319,14 +364,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def default(name: str) -> str:
-    """What an option is on each device."""
+    """The default of an option on each device, for its help."""
     values = {device: defaults[name] for device, defaults in DEFAULTS.items()}
     values = {device: value if isinstance(value, list) else [value] for device, value in values.items()}
     return '; '.join(f'{device}: {" ".join(map(str, value))}' for device, value in values.items())
 
 
 def at_least(low: int) -> Callable[[str], int]:
-    """A type of an argument."""
+    """The type of an integer argument with a lower limit."""
 
     def integer(text: str) -> int:
         if int(text) < low:
@@ -337,7 +382,7 @@ def at_least(low: int) -> Callable[[str], int]:
 
 
 def plan(args: argparse.Namespace) -> Iterator[tuple[str, Setting]]:
-    """The cases and the settings at which they are measured; a case goes once over what it does not depend on."""
+    """The cases and their settings; a case is not repeated for what it does not depend on."""
     for name in args.cases:
         axes = CASES[name].axes
         sizes = product(args.dtype if 'dtype' in axes else ['fp32'], args.batch, args.boxes if 'boxes' in axes else [0])
@@ -359,9 +404,9 @@ def plan(args: argparse.Namespace) -> Iterator[tuple[str, Setting]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print the tables, write the CSV and the PNG; return 1 where outputs differ, else 0."""
+    """Measure, print the tables, write the CSV and the PNG; return 1 if outputs differ, else 0."""
     args = parse_args(argv)
-    # The profiler's own log lines.
+    # Suppress the profiler's log.
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')
     args.out.mkdir(parents=True, exist_ok=True)
     copy = copy_speed(args.device)
@@ -375,11 +420,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 found, differences = measure(name, setting, args, copy)
             except (Skip, torch.cuda.OutOfMemoryError) as error:
-                print(f'{place(name, setting)}: skipped, {error}', flush=True)
+                print(f'{describe(name, setting)}: skipped, {error}', flush=True)
                 continue
             times = ', '.join(f'{row.provider} {row.ms:.3g} ms' for row in found)
-            print(f'{place(name, setting)}: {times}', flush=True)
-            # Row by row: a run that is cut off leaves what it measured.
+            print(f'{describe(name, setting)}: {times}', flush=True)
+            # Flushed for each setting, so that an interrupted run leaves its results.
             writer.writerows(asdict(row) | constants for row in found)
             file.flush()
             results += found
@@ -390,7 +435,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(table(name, rows))
     draw(results, args.out / 'benchmark.png')
     print(f'\n{args.out / "benchmark.csv"}, {args.out / "benchmark.png"}')
-    print('\n'.join(['outputs differ:', *failures]) if failures else "all outputs agree with mmdet's in float32")
+    print('\n'.join(['outputs differ:', *failures]) if failures else 'all outputs agree with the reference')
     return 1 if failures else 0
 
 

@@ -1,10 +1,11 @@
-"""What tools/benchmark.py measures: the cases, their inputs, their providers, and what each should return."""
+"""The cases of tools/benchmark.py: inputs, providers, and the expected outputs."""
 
 import copy
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -26,11 +27,15 @@ from mmext import losses
 from mmext.assigners import BatchAssignment, BatchSimOTAAssigner
 from mmext.heads.nms import lacks_cuda_ops
 from mmext.heads.ops import pad_ground_truth
+from mmext.losses.focal import SigmoidLoss
 
 STRIDES = (8, 16, 32)
 CENTER_RADIUS = 2.5
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-# Costs that differ by no more than this share may be the same number, rounded in another order.
+# The largest differences of the losses of a step in half precision, relative to the loss itself and to the total. The
+# features are rounded, so other priors are assigned. In bfloat16 on a CPU up to 0.34 and 0.03 were measured.
+HALF_STEP_TOLERANCE, HALF_STEP_TOLERANCE_OF_TOTAL = 0.5, 0.05
+# The largest relative difference of sums of the same numbers in another order.
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 
 Outputs = dict[str, Tensor]
@@ -40,7 +45,7 @@ Levels = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a case is measured at: B images of `size` pixels with G boxes each."""
+    """Sizes and options of a measurement: `batch` images of `size` pixels with `boxes` boxes each."""
 
     device: str
     dtype: torch.dtype
@@ -54,17 +59,17 @@ class Setting:
 
     @property
     def tolerance(self) -> float:
-        """The largest relative difference that rounding explains."""
+        """The largest relative difference that rounding can explain."""
         return TOLERANCES[self.dtype]
 
     def autocast(self) -> torch.autocast:
-        """Mixed precision, as a training in this type has it."""
+        """Mixed precision in this type, as in training."""
         return torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far outputs are from the reference."""
+    """How far outputs are from the reference, and whether that is within tolerance."""
 
     difference: float
     agrees: bool
@@ -73,44 +78,46 @@ class Comparison:
 
 @dataclass
 class Workload:
-    """A case, set up."""
+    """A case, set up for a setting."""
 
     providers: dict[str, Run]
-    """What is measured: a call, forward and backward, that returns what was computed."""
+    """For each provider the call that is measured: forward and backward; returns the outputs."""
     reference: Callable[[str], Outputs]
-    """What a provider should return, computed in float32."""
+    """Computes the expected outputs of a provider, in float32."""
     compare: Callable[[Outputs, Outputs], Comparison]
-    """Compares the reference with what a provider returned."""
+    """Compares a provider's outputs with the reference."""
     inputs: Sequence[Tensor] = ()
-    """What must be read; none: the bytes are not stated."""
+    """The tensors that a call must read, for the bandwidth; empty: not reported."""
+    baseline: str = 'mmdet'
+    """The provider whose time the others' are divided by."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """How a case is set up, and which sizes it depends on."""
+    """How a case is set up, and which settings it depends on."""
 
     setup: Callable[[Setting], Workload]
     axes: tuple[str, ...] = ('batch', 'boxes', 'dtype')
 
 
 class Skip(Exception):  # noqa: N818
-    """Raised by a case that cannot be measured at a setting."""
+    """Raised if a case cannot be measured at a setting."""
 
 
 def normal(*shape: int, mean: float = 0.0, std: float = 1.0, generator: torch.Generator) -> Tensor:
-    """Random numbers, drawn on the CPU: the same for every device."""
+    """Normal random numbers, drawn on the CPU: the same for every device."""
     return torch.randn(shape, generator=generator) * std + mean
 
 
 def random_boxes(number: int, size: int, generator: torch.Generator) -> Tensor:
-    """Boxes (n, 4) in an image; small sides are as frequent as large ones."""
+    """Random boxes (n, 4) in an image, with log-uniform sides from 16 px to half the image."""
     sides = 16 * (size / 32) ** torch.rand(number, 2, generator=generator)
     top_left = torch.rand(number, 2, generator=generator) * (size - sides)
     return torch.cat([top_left, top_left + sides], -1)
 
 
 def prior_points(size: int) -> Tensor:
-    """Corner and stride of each prior, (A, 4)."""
+    """Upper left corner and stride of each prior in pixels, (A, 4)."""
     parts = []
     for stride in STRIDES:
         y, x = torch.meshgrid(*[torch.arange(0, size, stride)] * 2, indexing='ij')
@@ -119,10 +126,10 @@ def prior_points(size: int) -> Tensor:
 
 
 def predictions(setting: Setting) -> tuple[Levels, list[InstanceData]]:
-    """Logits, as a YOLOX head gives them, and the ground truth.
+    """The outputs of a YOLOX head and the ground truth.
 
-    Early in a training they are random about the head's initial values. Late, what lies in a box predicts it, with an
-    IoU of about 0.8.
+    Early in training the outputs are random, around the head's initial values. Late in training the priors inside a box
+    predict it, with an IoU of about 0.8.
     """
     generator = torch.Generator().manual_seed(0)
     priors, (images, boxes) = prior_points(setting.size), (setting.batch, setting.boxes)
@@ -131,8 +138,8 @@ def predictions(setting: Setting) -> tuple[Levels, list[InstanceData]]:
     draw = partial(normal, images, len(priors), generator=generator)
     cls, box, obj = draw(setting.classes, mean=-4.6), draw(4, std=0.5), draw(1, mean=-4.6)
     if setting.late and boxes:
-        centres = (priors[:, :2] + priors[:, 2:] / 2).unsqueeze(1)
-        inside = (centres > gt_boxes[:, None, :, :2]).all(-1) & (centres < gt_boxes[:, None, :, 2:]).all(-1)
+        centers = (priors[:, :2] + priors[:, 2:] / 2).unsqueeze(1)
+        inside = (centers > gt_boxes[:, None, :, :2]).all(-1) & (centers < gt_boxes[:, None, :, 2:]).all(-1)
         hit, owner = inside.any(-1, keepdim=True), inside.int().argmax(-1)
         x1y1, x2y2 = gt_boxes.gather(1, owner.unsqueeze(-1).expand(-1, -1, 4)).split(2, -1)
         offset, scale = ((x1y1 + x2y2) / 2 - priors[:, :2]) / priors[:, 2:], ((x2y2 - x1y1) / priors[:, 2:]).log()
@@ -148,45 +155,66 @@ def predictions(setting: Setting) -> tuple[Levels, list[InstanceData]]:
 
 
 def to_levels(flat: Tensor, size: int) -> list[Tensor]:
-    """(B, A, n) -> (B, n, H, W) of each level."""
+    """Split (B, A, n) into levels (B, n, H, W)."""
     sides = [math.ceil(size / stride) for stride in STRIDES]
     parts = flat.split([side * side for side in sides], 1)
     return [part.transpose(1, 2).unflatten(2, (side, side)).contiguous() for part, side in zip(parts, sides)]
 
 
-def dense_loss(name: str, setting: Setting) -> Workload:
-    """A loss of classes, for the logits of all priors; one prior in a hundred is a positive."""
+def dense_loss(name: str, setting: Setting, labels: bool = False) -> Workload:
+    """A classification loss for the logits of all priors, of which one in a hundred is positive.
+
+    Args:
+        name: The name of the loss in mmext and, where it has the loss, in mmdet.
+        setting: The sizes and options.
+        labels: Give integer labels, and not a dense target.
+    """
+    kind, peer = getattr(losses, name), getattr(mmdet_losses, name, None)
     generator = torch.Generator().manual_seed(0)
     rows = setting.batch * len(prior_points(setting.size))
     logits = normal(rows, setting.classes, mean=-4.6, std=2.0, generator=generator)
-    labels = torch.randint(setting.classes, (rows,), generator=generator)
-    labels[torch.rand(rows, generator=generator) > 0.01] = setting.classes
-    target = F.one_hot(labels, setting.classes + 1)[:, :-1].float()
-    if name != 'FocalLoss':
-        target *= torch.rand(rows, 1, generator=generator)
-    labels, target = labels.to(setting.device), target.to(setting.device)
-    logits = logits.to(setting.device, setting.dtype)
-    mmdet_loss = getattr(mmdet_losses, name)(reduction='sum')
-    functions = {'mmdet': mmdet_loss, 'mmext': getattr(losses, name)(reduction='sum')}
+    classes = torch.randint(setting.classes, (rows,), generator=generator)
+    classes[torch.rand(rows, generator=generator) > 0.01] = setting.classes
+    dense = F.one_hot(classes, setting.classes + 1)[:, :-1].float()
+    if kind.soft_target:
+        dense *= torch.rand(rows, 1, generator=generator)
+    logits, dense, classes = (
+        logits.to(setting.device, setting.dtype),
+        dense.to(setting.device),
+        classes.to(setting.device),
+    )
+
+    def plain(logits: Tensor, target: Tensor) -> Tensor:
+        return kind(reduction='none')(logits, target).sum()
+
+    baseline = peer(reduction='sum') if peer else plain
+    functions = {'mmext': kind(reduction='sum'), 'plain': plain}
+    if peer and (not labels or has_fused_focal_loss(setting)):
+        functions = {'mmdet': baseline, **functions}
     if name == 'FocalLoss':
         functions.update(other_focal_losses(setting, labels))
     if 'compiled' in setting.providers:
-        functions['compiled'] = compiled(getattr(losses, name)(reduction='sum'))
-    return loss_workload(functions, mmdet_loss, logits, target, setting)
+        functions['compiled'] = compiled(kind(reduction='sum'))
+    workload = loss_workload(functions, baseline, logits, classes if labels else dense, setting, dense)
+    return replace(workload, baseline='mmdet' if peer else 'plain')
 
 
-def other_focal_losses(setting: Setting, labels: Tensor) -> dict[str, Callable]:
-    """torchvision's focal loss and mmcv's operator, where there are any. The latter takes labels."""
-    functions = {}
-    if find_spec('torchvision'):
+def has_fused_focal_loss(setting: Setting) -> bool:
+    """Whether mmdet's focal loss takes labels on the device: on a GPU it calls mmcv's operator."""
+    return setting.device == 'cpu' or (setting.dtype != torch.bfloat16 and not lacks_cuda_ops())
+
+
+def other_focal_losses(setting: Setting, labels: bool) -> dict[str, Callable]:
+    """torchvision's focal loss, which takes a dense target, and mmcv's operator, which takes labels on a GPU."""
+    if not labels and find_spec('torchvision'):
         from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
-        functions['torchvision'] = partial(torchvision_focal_loss, reduction='sum')
-    if setting.device == 'cuda' and setting.dtype != torch.bfloat16 and not lacks_cuda_ops():
+        return {'torchvision': partial(torchvision_focal_loss, reduction='sum')}
+    if labels and setting.device == 'cuda' and has_fused_focal_loss(setting):
         from mmcv.ops import sigmoid_focal_loss as mmcv_focal_loss
 
-        functions['mmcv'] = lambda logits, target: mmcv_focal_loss(logits, labels, 2.0, 0.25, None, 'sum')
-    return functions
+        return {'mmcv': lambda logits, target: mmcv_focal_loss(logits, target, 2.0, 0.25, None, 'sum')}
+    return {}
 
 
 # mmext's arguments, mmdet's loss and torchvision's function.
@@ -199,9 +227,9 @@ BOX_LOSSES = {
 
 
 def box_loss(variant: str, setting: Setting) -> Workload:
-    """A loss of boxes, for ten positives of each box, with an IoU above 0.6: mmdet's CIoU is another up to 0.5."""
+    """A box loss, for ten positives of each box, with an IoU above 0.6: below 0.5 mmdet's CIoU has another formula."""
     if not setting.boxes:
-        raise Skip('there is nothing to compute')
+        raise Skip('without boxes there is nothing to compute')
     generator = torch.Generator().manual_seed(0)
     target = random_boxes(10 * setting.batch * setting.boxes, setting.size, generator)
     sides = (target[:, 2:] - target[:, :2]).repeat(1, 2)
@@ -219,82 +247,108 @@ def box_loss(variant: str, setting: Setting) -> Workload:
 
 
 def compiled(module: nn.Module) -> Callable:
-    """The module, compiled for one shape."""
+    """Compile the module for one shape."""
     torch.compiler.reset()
     return torch.compile(module, dynamic=False)
 
 
 def loss_workload(
-    functions: dict[str, Callable], mmdet_loss: nn.Module, pred: Tensor, target: Tensor, setting: Setting
+    functions: dict[str, Callable],
+    baseline: Callable,
+    pred: Tensor,
+    target: Tensor,
+    setting: Setting,
+    reference_target: Tensor | None = None,
 ) -> Workload:
-    """The loss and its gradient by each function."""
+    """The loss and its gradient by each function, and the baseline's in float32 as the reference.
 
-    def run(function: Callable, pred: Tensor, setting: Setting) -> Outputs:
+    Args:
+        functions: The functions of `pred` and `target`.
+        baseline: The function that computes the reference.
+        pred: Predictions.
+        target: Targets.
+        setting: The sizes and options.
+        reference_target: The baseline's target, where it takes another form; None: `target`.
+    """
+
+    def run(function: Callable, pred: Tensor, target: Tensor, setting: Setting) -> Outputs:
         with setting.autocast():
             loss = function(pred, target)
         return dict(loss=loss.detach(), gradient=torch.autograd.grad(loss, pred)[0])
 
-    exact = cache(partial(run, mmdet_loss, pred.float().requires_grad_(), replace(setting, dtype=torch.float32)))
+    exact = pred.float().requires_grad_(), target if reference_target is None else reference_target
+    reference = cache(partial(run, baseline, *exact, replace(setting, dtype=torch.float32)))
     pred.requires_grad_()
     return Workload(
         providers={
-            name: partial(run, function, pred, setting)
+            name: partial(run, function, pred, target, setting)
             for name, function in functions.items()
             if name in setting.providers
         },
-        reference=lambda provider: exact(),
+        reference=lambda provider: reference(),
         compare=partial(compare, tolerance=setting.tolerance),
         inputs=[pred, target],
     )
 
 
 def compare(reference: Outputs, outputs: Outputs, tolerance: float) -> Comparison:
-    """The largest difference, relative to the largest value of the tensor. A NaN disagrees."""
+    """The largest difference, relative to the largest value of the tensor. NaN counts as a disagreement."""
     differences = [math.inf] if reference.keys() != outputs.keys() else [0.0]
     for name in reference.keys() & outputs.keys():
         expected, value = reference[name].double(), outputs[name].double()
         if expected.numel():
             scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
             differences.append(((value - expected).abs().max() / scale).item())
-    # In a maximum a NaN may be lost.
+    # `max` may drop a NaN.
     difference = math.nan if any(map(math.isnan, differences)) else max(differences)
     return Comparison(difference, agrees=difference <= tolerance)
 
 
 class RecordingSimOTA(SimOTAAssigner):
-    """mmdet's assigner, which keeps the costs of an image, and how many priors each box takes, to tell ties."""
+    """mmdet's assigner; records the costs of an image and how many priors each box takes, to find ties."""
 
     def dynamic_k_matching(
         self, cost: Tensor, pairwise_ious: Tensor, num_gt: int, valid_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """mmdet's, which changes the mask."""
+        """mmdet's; it changes `valid_mask`."""
         self.cost = cost.new_full((len(valid_mask), num_gt), math.inf)
         self.cost[valid_mask] = cost
-        highest = pairwise_ious.topk(min(self.candidate_topk, len(pairwise_ious)), dim=0).values
-        self.number = highest.sum(0).int().clamp(min=1)
+        self.sum_of_ious = pairwise_ious.topk(min(self.candidate_topk, len(pairwise_ious)), dim=0).values.sum(0)
+        self.dynamic_k = self.sum_of_ious.int().clamp(min=1)
         return super().dynamic_k_matching(cost, pairwise_ious, num_gt, valid_mask)
 
     def explain(self, theirs: Tensor, ours: Tensor) -> Tensor:
-        """Which priors may be assigned otherwise because costs tie, (A,).
+        """Which priors may be assigned differently because of a tie, (A,). There are three kinds:
 
-        At the last place that a box gives, or between the boxes of a prior that more than one box took.
+        * the cost of the last prior that a box takes equals that of the next, so that either may be taken;
+        * the sum of IoUs is an integer within rounding, so that the box takes one prior more or less;
+        * the costs of a prior for two boxes are equal, so that it may go to either.
 
         Args:
-            theirs: The index of each prior's box by mmdet's assigner, -1 where it has none, (A,).
-            ours: By another.
+            theirs: Index of each prior's box by mmdet's assigner, -1 for none, (A,).
+            ours: The same by another assigner.
         """
         ordered = self.cost.sort(0).values
-        place = self.number.long().unsqueeze(0) - 1
-        last, following = ordered.gather(0, place), ordered.gather(0, (place + 1).clamp(max=len(ordered) - 1))
+        last, following = (self._cost_at(ordered, place) for place in (self.dynamic_k, self.dynamic_k + 1))
         slack = ROUNDING * last.abs()
         at_last_place = (following - last <= slack) & ((self.cost - last).abs() <= slack)
+        nearest = self.sum_of_ious.round()
+        # A box takes at least one prior, be the sum a little more or less than 1.
+        uncertain = (nearest >= 2) & ((self.sum_of_ious - nearest).abs() <= ROUNDING * nearest)
+        last = self._cost_at(ordered, nearest.long())
+        at_uncertain_place = uncertain & ((self.cost - last).abs() <= ROUNDING * last.abs())
         costs = [self.cost.gather(1, box.clamp(min=0).unsqueeze(1)).squeeze(1) for box in (theirs, ours)]
         between_boxes = (theirs >= 0) & (ours >= 0) & ((costs[0] - costs[1]).abs() <= ROUNDING * costs[0].abs())
-        return at_last_place.any(1) | between_boxes
+        return (at_last_place | at_uncertain_place).any(1) | between_boxes
+
+    @staticmethod
+    def _cost_at(ordered: Tensor, place: Tensor) -> Tensor:
+        """The cost at a place of each box, from 1 on, (1, G)."""
+        return ordered.gather(0, (place.long() - 1).clamp(0, len(ordered) - 1).unsqueeze(0))
 
 
 class Assignment:
-    """mmdet's assigner and mmext's, each from flattened logits as its head lays them out in memory."""
+    """Assignment by mmdet and by mmext, each from flattened logits in the memory layout of its head."""
 
     def __init__(self, setting: Setting, levels: Levels, instances: list[InstanceData]):
         self.setting, self.levels, self.instances = setting, levels, instances
@@ -312,7 +366,7 @@ class Assignment:
 
     @torch.no_grad()
     def mmdet(self) -> Outputs:
-        """The index of the box of each prior, or -1, and the IoU with it, (B, A): image by image."""
+        """By mmdet, image by image: the index of each prior's box, or -1, and the IoU with it, (B, A)."""
         results = []
         for image, gt_instances in enumerate(self.instances):
             if len(gt_instances):
@@ -325,21 +379,21 @@ class Assignment:
         return dict(box=torch.stack(boxes), iou=torch.stack(ious))
 
     def mmdet_image(self, image: int, assigner: SimOTAAssigner) -> AssignResult:
-        """mmdet's result for an image."""
+        """The result of mmdet's assigner for one image."""
         scores = self.their_cls[image].sigmoid() * self.their_obj[image].unsqueeze(1).sigmoid()
         instances = InstanceData(bboxes=self.boxes[image], scores=scores.sqrt_(), priors=self.priors)
         return assigner.assign(instances, self.instances[image])
 
     @torch.no_grad()
     def mmext(self) -> Outputs:
-        """mmext's, for the whole batch at once."""
+        """By mmext, for the whole batch at once."""
         ground_truth = pad_ground_truth(self.instances, self.boxes)
         result = self.ours.assign_batch(self.boxes, (self.cls, self.obj), self.priors, *ground_truth)
         return result._asdict()
 
     @torch.no_grad()
     def compare(self, reference: Outputs, outputs: Outputs) -> Comparison:
-        """How many priors differ in their box, without a tie, or in their IoU with it; and how many by a tie."""
+        """Count the priors that differ in their box or their IoU, and those that differ because of a tie."""
         if 'candidates' in outputs:
             result = BatchAssignment(**outputs)
             outputs = dict(
@@ -356,13 +410,13 @@ class Assignment:
         return Comparison(number, agrees=not number, ties=ties.sum().item())
 
     def exact(self) -> 'Assignment':
-        """The same numbers in float32."""
+        """The same inputs in float32."""
         levels = tuple([level.float() for level in part] for part in self.levels)
         return Assignment(replace(self.setting, dtype=torch.float32), levels, self.instances)
 
 
 def assigner(setting: Setting) -> Workload:
-    """From flattened logits to the assignment, as the heads do it."""
+    """Assignment, from flattened logits."""
     assignment = Assignment(setting, *predictions(setting))
     exact = assignment.exact()
     reference = cache(exact.mmdet)
@@ -381,7 +435,7 @@ def assigner(setting: Setting) -> Workload:
     )
 
 
-# mmext's own, in any head.
+# mmext's losses; they work in mmdet's head, too.
 OWN_LOSSES = dict(
     loss_cls=dict(type='mmext.QualityFocalLoss', reduction='sum'),
     loss_bbox=dict(type='mmext.IoULoss', variant='ciou', reduction='sum', loss_weight=5.0),
@@ -396,7 +450,7 @@ class Head:
 
     scope: str
     own: bool = False
-    """mmext's losses, not the stock ones."""
+    """Use mmext's losses instead of the stock ones."""
     compile: bool = False
 
 
@@ -407,19 +461,19 @@ HEADS = dict(
 
 @cache
 def base_config(model: str) -> Config:
-    """mmdet's config of a YOLOX."""
+    """mmdet's config of this YOLOX model."""
     return get_config(f'mmdet::yolox/yolox_{model}_8xb8-300e_coco.py')
 
 
 def yolox_config(setting: Setting, kind: Head) -> Config:
-    """The config with that head."""
+    """The config with this head, its assigner and its losses."""
     config = copy.deepcopy(base_config(setting.model))
     config.model.data_preprocessor.batch_augments = None
     head = config.model.bbox_head
     head.update(
         type=f'{kind.scope}.YOLOXHead', num_classes=setting.classes, **({'compile': True} if kind.compile else {})
     )
-    # One by one: update() would merge a loss into mmdet's.
+    # Not by update(), which would merge the loss with mmdet's.
     for name, loss in OWN_LOSSES.items() if kind.own else ():
         head[name] = loss
     config.model.train_cfg = dict(assigner=dict(type=ASSIGNERS[kind.scope], center_radius=CENTER_RADIUS))
@@ -427,14 +481,14 @@ def yolox_config(setting: Setting, kind: Head) -> Config:
 
 
 def build(config: Config) -> nn.Module:
-    """A model with the weights of seed 0."""
+    """Build a model, its weights drawn with seed 0."""
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         return MODELS.build(config)
 
 
 def loss_by_feat(setting: Setting) -> Workload:
-    """From the head's logits to the gradients of its losses."""
+    """The losses of a head, and the gradients of its outputs."""
     levels, instances = predictions(setting)
     exact = tuple([level.float().requires_grad_() for level in part] for part in levels)
     inputs = [level.requires_grad_() for part in levels for level in part]
@@ -459,7 +513,7 @@ def loss_by_feat(setting: Setting) -> Workload:
         assignment = Assignment(setting, levels, instances).exact()
         theirs = assignment.mmdet()
         assigned = assignment.compare(theirs, assignment.mmext())
-        # As many of the positives may be others: so much of a loss may be another, and all of a gradient.
+        # Ties change which priors are positive: that share of a loss may differ, and gradients altogether.
         share = assigned.ties / max(1, (theirs['box'] >= 0).sum().item())
         values = ({name: each[name] for name in each if name.startswith('loss')} for each in (reference, outputs))
         within = compare(*values, tolerance=max(share, setting.tolerance)).agrees
@@ -476,10 +530,13 @@ def loss_by_feat(setting: Setting) -> Workload:
 
 
 def step(setting: Setting) -> Workload:
-    """A training step of a YOLOX, from images on the device to new weights; in half precision under AMP."""
+    """A training step of a YOLOX model, from images on the device to updated weights.
+
+    In half precision it runs under AMP on a GPU, and under bfloat16 autocast on a CPU.
+    """
     half = setting.dtype != torch.float32
-    if half and setting.device == 'cpu':
-        raise Skip('mixed precision is measured on a GPU alone')
+    if setting.device == 'cpu' and setting.dtype == torch.float16:
+        raise Skip('float16 needs a scaled loss, and that a GPU')
     _, instances = predictions(setting)
     shape = (setting.batch, 3, setting.size, setting.size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -489,31 +546,44 @@ def step(setting: Setting) -> Workload:
         data_samples=[DetDataSample(gt_instances=each, metainfo=meta) for each in instances],
     )
 
-    def train(kind: Head) -> Run:
+    def train(kind: Head, setting: Setting) -> Run:
         config = yolox_config(setting, kind)
-        # Random images teach nothing: a rate that keeps the losses finite however often the step is repeated.
+        # The images are random: with a small learning rate the losses stay finite over any number of steps.
         config.optim_wrapper.optimizer.lr = 1e-6
-        if half:
+        amp = setting.dtype != torch.float32 and setting.device == 'cuda'
+        if amp:
             config.optim_wrapper.update(type='AmpOptimWrapper', dtype=str(setting.dtype).removeprefix('torch.'))
         with quiet():
             model = build(config.model)
             model.init_weights()
             wrapper = build_optim_wrapper(model.to(setting.device).train(), config.optim_wrapper)
-        return lambda: model.train_step(data, wrapper)
 
-    reference = cache(lambda own: train(Head('mmdet', own))())
+        def run() -> Outputs:
+            with nullcontext() if amp else setting.autocast():
+                return model.train_step(data, wrapper)
+
+        return run
+
+    # A first step from the same weights, as the provider's is when it is compared.
+    reference = cache(lambda own: train(Head('mmdet', own), replace(setting, dtype=torch.float32))())
     return Workload(
-        providers={name: train(kind) for name, kind in HEADS.items() if name in setting.providers},
-        # A first step, as the provider's is when it is compared.
+        providers={name: train(kind, setting) for name, kind in HEADS.items() if name in setting.providers},
         reference=lambda provider: reference(HEADS[provider].own),
-        # In half precision the features are rounded, and the assignment differs.
-        compare=partial(compare, tolerance=math.inf if half else 1e-3),
+        compare=compare_half_step if half else partial(compare, tolerance=1e-3),
     )
+
+
+def compare_half_step(reference: Outputs, outputs: Outputs) -> Comparison:
+    """Compare the losses of a step in half precision, each with its own value and with the total."""
+    comparison = compare(reference, outputs, HALF_STEP_TOLERANCE)
+    limit = HALF_STEP_TOLERANCE_OF_TOTAL * reference['loss'].abs()
+    within = all((outputs[name] - reference[name]).abs() <= limit for name in reference.keys() & outputs.keys())
+    return replace(comparison, agrees=comparison.agrees and within)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without a line of log for each parameter."""
+    """Suppress the log, which has a line for each parameter."""
     logging.disable(logging.INFO)
     try:
         yield
@@ -521,11 +591,17 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+def sigmoid_losses() -> dict[str, str]:
+    """The losses over a sigmoid that mmext exports: the name of the case, and of the class."""
+    kinds = {name: getattr(losses, name) for name in losses.__all__}
+    names = [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, SigmoidLoss)]
+    return {re.sub(r'(?<=[a-z])(?=[A-Z])', '_', name.removesuffix('Loss')).lower(): name for name in names}
+
+
 LOSSES = {
-    'focal': Case(partial(dense_loss, 'FocalLoss'), axes=('batch', 'dtype')),
-    'varifocal': Case(partial(dense_loss, 'VarifocalLoss'), axes=('batch', 'dtype')),
-    'quality_focal': Case(partial(dense_loss, 'QualityFocalLoss'), axes=('batch', 'dtype')),
-    # In float16 mmdet's overflow, as tools/compare_peers.py shows; mmext's head decodes in float32.
+    **{case: Case(partial(dense_loss, name), axes=('batch', 'dtype')) for case, name in sigmoid_losses().items()},
+    'focal_labels': Case(partial(dense_loss, 'FocalLoss', labels=True), axes=('batch', 'dtype')),
+    # In float32 alone: in float16 mmdet's box losses overflow, and mmext's head decodes in float32.
     **{name: Case(partial(box_loss, name), axes=('batch', 'boxes')) for name in BOX_LOSSES},
 }
 CASES = {**LOSSES, 'assigner': Case(assigner), 'loss_by_feat': Case(loss_by_feat), 'step': Case(step)}

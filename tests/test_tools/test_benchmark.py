@@ -3,7 +3,6 @@
 import csv
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -25,18 +24,33 @@ def measure(folder, *options):
         return status, list(csv.DictReader(file))
 
 
+WITHOUT_PEER = [case for case, name in cases.sigmoid_losses().items() if not hasattr(cases.mmdet_losses, name)]
+
+
+def test_every_exported_loss_is_a_case():
+    exported = {name for name in cases.losses.__all__ if hasattr(getattr(cases.losses, name), 'of_logits')}
+    assert set(cases.sigmoid_losses().values()) == exported > {'FocalLoss', 'AsymmetricLoss'}
+    assert cases.sigmoid_losses()['quality_focal'] == 'QualityFocalLoss'
+    assert cases.sigmoid_losses().keys() < benchmark.CASES.keys()
+    assert {'poly_focal', 'asymmetric'} <= set(WITHOUT_PEER) and 'varifocal' not in WITHOUT_PEER
+
+
 @pytest.mark.parametrize('case', benchmark.CASES)
 def test_every_case(case, tmp_path, capsys):
     status, rows = measure(tmp_path, case)
     output = capsys.readouterr().out
     assert status == 0, output
-    assert output.endswith("all outputs agree with mmdet's in float32\n")
-    assert {row['provider'] for row in rows} >= {'mmdet', 'mmext'}
+    assert output.endswith('all outputs agree with the reference\n')
+    (baseline,) = {row['baseline'] for row in rows}
+    assert baseline == ('plain' if case in WITHOUT_PEER else 'mmdet')
+    assert f'/ {baseline}' in output
+    classification = case in cases.sigmoid_losses() or case == 'focal_labels'
+    assert {row['provider'] for row in rows} >= {baseline, 'mmext', *(['plain'] if classification else [])}
     assert (tmp_path / 'benchmark.png').read_bytes()[:4] == b'\x89PNG'
     for row in rows:
         assert row['case'] == case
         assert 0 < float(row['ms_q25']) <= float(row['ms']) <= float(row['ms_q75'])
-        assert row['provider'] != 'mmdet' or float(row['ratio_to_mmdet']) == 1
+        assert row['provider'] != baseline or float(row['ratio']) == 1
         assert bool(row['images_per_s']) is (case == 'step')
         assert bool(row['gb_per_s']) is bool(row['share_of_copy']) is (case != 'step')
         assert int(row['operations']) > 0
@@ -66,13 +80,13 @@ def test_skips_what_cannot_be_measured(tmp_path, capsys):
     output = capsys.readouterr().out
     assert status == 0
     assert not rows
-    assert 'step, 2 images, 0 boxes each, fp16: skipped, mixed precision' in output
-    assert 'giou, 2 images, 0 boxes each, fp32: skipped, there is nothing' in output
+    assert 'step, 2 images, 0 boxes each, fp16: skipped, float16 needs' in output
+    assert 'giou, 2 images, 0 boxes each, fp32: skipped, without boxes' in output
 
 
 def test_providers(tmp_path, capsys):
     _, rows = measure(tmp_path, 'loss_by_feat', '--providers', 'mmext_losses')
-    assert [(row['provider'], row['ratio_to_mmdet']) for row in rows] == [('mmext_losses', '')]
+    assert [(row['provider'], row['ratio']) for row in rows] == [('mmext_losses', '')]
     measure(tmp_path, 'siou', '--providers', 'mmcv')
     assert 'siou, 2 images, 3 boxes each, fp32: skipped, none of the providers' in capsys.readouterr().out
 
@@ -89,15 +103,83 @@ def doubled(function):
     return lambda *args, **kwargs: {name: 2 * loss for name, loss in function(*args, **kwargs).items()}
 
 
-@pytest.mark.parametrize('case', ['focal', 'loss_by_feat', 'step'])
+def wrong(kind):
+    """The loss, with a sum that is not that of its elements."""
+
+    class Wrong(kind):
+        def forward(self, *args, **kwargs):
+            loss = super().forward(*args, **kwargs)
+            return 1.001 * loss if self.reduction == 'sum' else loss
+
+    return Wrong
+
+
+@pytest.mark.parametrize('case', ['focal', 'focal_labels', 'poly_focal', 'loss_by_feat', 'step'])
 def test_notices_losses_that_differ(case, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cases.losses, 'FocalLoss', partial(cases.losses.FocalLoss, loss_weight=1.001))
+    for kind in ('FocalLoss', 'PolyFocalLoss'):
+        monkeypatch.setattr(cases.losses, kind, wrong(getattr(cases.losses, kind)))
     monkeypatch.setattr(YOLOXHead, 'loss_by_feat', doubled(YOLOXHead.loss_by_feat))
     status, rows = measure(tmp_path, case, '--providers', 'mmext')
     assert status == 1
     assert len(rows) == 1
-    place = 'focal, 2 images' if case == 'focal' else f'{case}, 2 images, 3 boxes each'
+    place = f'{case}, 2 images' if 'focal' in case else f'{case}, 2 images, 3 boxes each'
     assert f'outputs differ:\n{place}, fp32: mmext differs by ' in capsys.readouterr().out
+
+
+class TestHalfPrecision:
+    """A step in half precision, on a CPU in bfloat16: rounding passes, a wrong loss does not."""
+
+    def test_step(self, tmp_path, capsys):
+        status, rows = measure(tmp_path, 'step', '--dtype', 'bf16')
+        assert status == 0, capsys.readouterr().out
+        assert [row['provider'] for row in rows] == ['mmdet', 'mmext', 'mmext_losses']
+        assert all(0 < float(row['difference']) < 0.5 for row in rows)
+
+    @pytest.mark.parametrize('name', ['loss_cls', 'loss_bbox', 'loss_obj'])
+    def test_a_finite_wrong_loss_differs(self, name, tmp_path, monkeypatch, capsys):
+        original = YOLOXHead.loss_by_feat
+
+        def wrong_loss(*args, **kwargs):
+            losses = original(*args, **kwargs)
+            return losses | {name: 2 * losses[name]}
+
+        monkeypatch.setattr(YOLOXHead, 'loss_by_feat', wrong_loss)
+        status, _ = measure(tmp_path, 'step', '--dtype', 'bf16', '--providers', 'mmext')
+        assert status == 1
+        assert 'step, 2 images, 3 boxes each, bf16: mmext differs by ' in capsys.readouterr().out
+
+    def test_bounds(self):
+        reference = {'loss': torch.tensor(10.0), 'loss_cls': torch.tensor(1.0), 'loss_obj': torch.tensor(9.0)}
+        for other, agrees in (
+            ({}, True),
+            ({'loss_cls': 1.4}, True),
+            ({'loss_cls': 1.6}, False),
+            ({'loss_obj': 8.6}, True),
+            ({'loss_obj': 8.4}, False),
+            ({'loss_cls': math.nan}, False),
+        ):
+            outputs = reference | {name: torch.tensor(value) for name, value in other.items()}
+            assert cases.compare_half_step(reference, outputs).agrees is agrees
+        assert not cases.compare_half_step(reference, {'loss': reference['loss']}).agrees
+
+
+def test_labels_are_given_where_mmdet_has_a_fused_operator(monkeypatch):
+    """On a GPU mmdet's focal loss calls mmcv's operator for labels, which takes no bfloat16."""
+    monkeypatch.setattr(cases, 'lacks_cuda_ops', lambda: False)
+    half = {dtype: replace(SETTING, device='cuda', dtype=dtype) for dtype in (torch.float16, torch.bfloat16)}
+    assert [cases.has_fused_focal_loss(half[dtype]) for dtype in half] == [True, False]
+    assert cases.other_focal_losses(half[torch.float16], labels=True).keys() == {'mmcv'}
+    assert not cases.other_focal_losses(half[torch.float16], labels=False).keys() & {'mmcv'}
+    monkeypatch.setattr(cases, 'lacks_cuda_ops', lambda: True)
+    assert not cases.has_fused_focal_loss(half[torch.float16])
+    peers = {'mmcv': lambda logits, target: logits.sum()}
+    monkeypatch.setattr(cases, 'other_focal_losses', lambda setting, labels: peers if labels else {})
+    both = replace(SETTING, providers=('mmext', 'mmcv'))
+    assert list(cases.dense_loss('FocalLoss', both, labels=True).providers) == ['mmext', 'mmcv']
+    assert list(cases.dense_loss('VarifocalLoss', both, labels=True).providers) == ['mmext']
+    given = cases.dense_loss('FocalLoss', SETTING, labels=True).inputs[1]
+    assert given.dtype == torch.int64 and given.dim() == 1
+    assert cases.dense_loss('FocalLoss', SETTING).inputs[1].dim() == 2
 
 
 def test_notices_an_assigner_that_differs(tmp_path, monkeypatch, capsys):
@@ -162,6 +244,28 @@ class TestTies:
         assert found.agrees
         assert found.ties == (reference['box'] == 0).sum() > 0
 
+    @pytest.mark.parametrize(
+        ('iou', 'tied', 'explained'),
+        [
+            # Ten times 0.3 are 3, or as float32 adds them 2.9999998: two or three priors.
+            (0.3, False, [2]),
+            (0.31, False, []),
+            # Any prior that costs as much may be the third.
+            (0.3, True, [2, 3]),
+            # A sum of about 1, and one below it, both give one prior; with the next cost the same, there is a tie.
+            (0.1, False, []),
+            (0.05, False, []),
+        ],
+    )
+    def test_where_the_sum_of_ious_is_an_integer(self, iou, tied, explained):
+        """The sum's rounding decides how many priors a box takes."""
+        assigner = cases.RecordingSimOTA()
+        cost = torch.arange(12.0).unsqueeze(1) + 1
+        cost[3] = cost[2] if tied else cost[3]
+        assigner.dynamic_k_matching(cost, torch.full((12, 1), iou), 1, torch.ones(12, dtype=torch.bool))
+        nobody = torch.full((12,), -1)
+        assert assigner.explain(nobody, nobody).nonzero().flatten().tolist() == explained
+
     def test_another_iou_differs(self, assignment):
         one = assignment([self.BOX], same=False)
         reference = one.mmdet()
@@ -184,7 +288,7 @@ class TestTies:
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['speed'], 'there is no case speed; there are losses, focal'),
+        (['speed'], 'unknown case speed; choose from losses, asymmetric'),
         (['--size', '100'], '--size must be a multiple of 32, but is 100'),
         (['--batch', '0'], 'must be at least 1, but is 0'),
     ],
@@ -196,10 +300,10 @@ def test_refuses(options, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_help_tells_what_the_columns_mean(capsys):
+def test_help_explains_columns_and_providers(capsys):
     with pytest.raises(SystemExit):
         benchmark.main(['--help'])
     output = capsys.readouterr().out
-    assert 'exit status is\n1 where outputs differ' in output
-    for column in list(benchmark.COLUMNS)[4:]:
-        assert f'\n    {column} ' in output
+    assert 'The exit status\nis 1 if outputs differ' in output
+    for word in [*list(benchmark.COLUMNS)[4:], *benchmark.PROVIDERS]:
+        assert f'\n    {word} ' in output
