@@ -33,7 +33,7 @@ class BatchAssignment(NamedTuple):
     candidates: Tensor
     """Prior index of each candidate, (B, S)."""
     valid: Tensor
-    """Whether each candidate counts, (B, S): one candidate for each positive prior, no other."""
+    """Whether each candidate counts, (B, S). Exactly one does for each positive prior."""
     gt_inds: Tensor
     """Index of the box that the candidate's prior is assigned to, (B, S); meaningless where not valid."""
     ious: Tensor
@@ -184,7 +184,7 @@ class BatchSimOTAAssigner(BaseAssigner):
             **kwargs: Not used, as in mmdet's.
 
         Returns:
-            mmdet's result: for each prior the index of its box plus 1 (0: none), the IoU with it, and its label.
+            The index of each prior's box plus 1, or 0 for none; the IoU with that box, and its label.
         """
         boxes, labels = gt_instances.bboxes, gt_instances.labels
         result = self.assign_batch(

@@ -1,9 +1,6 @@
 """Whether the losses, the assigner and mmcv's operators fit the heads of a model."""
 
-import logging
-
 from mmengine.dist import get_world_size
-from mmengine.logging import print_log
 from torch import nn
 
 from mmext.losses import SoftmaxFocalLoss
@@ -120,6 +117,8 @@ def check_sigmoid(name: str, head: nn.Module, loss: SigmoidLoss) -> None:
     """
     from mmdet.models.dense_heads import TOODHead
 
+    from mmext.heads.yolox_head import warn_if_made_for_hard_targets
+
     kind, owner = type(loss).__name__, type(head).__name__
     probabilities = isinstance(head, TOODHead)
     if loss.activated is not probabilities:
@@ -131,13 +130,8 @@ def check_sigmoid(name: str, head: nn.Module, loss: SigmoidLoss) -> None:
         by_config = hasattr(head, 'use_sigmoid_cls')
         remedy = f'set {name}.use_sigmoid=True, which the head reads' if by_config else 'use mmext.SoftmaxFocalLoss'
         raise ValueError(f'{name} ({kind}) is a sigmoid loss, but {owner} predicts with a softmax: {remedy}')
-    if name.endswith('.loss_cls') and has_soft_targets(head) and not loss.soft_target:
-        print_log(
-            f'{name} ({kind}) is not minimal at the soft targets of {owner}: use mmext.QualityFocalLoss or '
-            'mmext.VarifocalLoss',
-            logger='current',
-            level=logging.WARNING,
-        )
+    if name.endswith('.loss_cls') and has_soft_targets(head):
+        warn_if_made_for_hard_targets(name, loss)
 
 
 def check_softmax(name: str, head: nn.Module, loss: SoftmaxFocalLoss) -> None:

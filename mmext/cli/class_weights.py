@@ -39,11 +39,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='COCO annotations (.json), to count all categories; or a config, a file or mmext::yolox/....py, to count '
         'its training data as mmdet trains on them, repeated images once',
     )
-    arguments.add_argument(
+    rule = arguments.add_mutually_exclusive_group()
+    rule.add_argument(
         '--method',
         choices=METHODS,
-        default='effective',
         help='weight by 1 / count, 1 / sqrt(count), or 1 / effective number of samples (default: effective)',
+    )
+    rule.add_argument(
+        '--power', type=float, help='weight by 1 / count**POWER: 0 gives equal weights, 0.5 is sqrt, 1 is inverse'
     )
     arguments.add_argument(
         '--beta',
@@ -101,7 +104,7 @@ def count_source(source: str) -> dict[str, int]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be counted, or a class has no objects.
+        ValueError: If it cannot be counted, or has no objects.
     """
     if source.endswith('.json'):
         check_stack()
@@ -117,12 +120,8 @@ def count_source(source: str) -> dict[str, int]:
         counts = Counter()
         for place, leaf in leaves(config.train_dataloader.dataset, 'train_dataloader.dataset').items():
             counts.update(count(place, leaf))
-    empty = [name for name, number in counts.items() if not number]
-    if empty:
-        raise ValueError(
-            f'{source} has no objects of class {", ".join(map(repr, empty))}, and so no weight for it: leave it out of '
-            'the classes, by dataset.metainfo=dict(classes=...) in a config'
-        )
+    if not any(counts.values()):
+        raise ValueError(f'{source} has no objects of any class, so there is nothing to weight')
     return counts
 
 
@@ -145,4 +144,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     counts = count_source(args.source)
-    print(report(counts, class_weights(list(counts.values()), args.method, args.beta)))
+    print(report(counts, class_weights(list(counts.values()), args.method, args.beta, args.power)))

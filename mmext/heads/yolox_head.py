@@ -171,7 +171,7 @@ class YOLOXHead(MMDetYOLOXHead):
 
         Args:
             cls_scores: Class logits of each level, (B, num_classes, H, W).
-            bbox_preds: Box regressions of each level, (B, 4, H, W); see :func:`mmext.heads.ops.decode`.
+            bbox_preds: Box regressions of each level, (B, 4, H, W); see `mmext.heads.ops.decode`.
             objectnesses: Objectness logits of each level, (B, 1, H, W).
             batch_gt_instances: `bboxes` (n, 4), as (x1, y1, x2, y2) in pixels of the input, and `labels` (n,) of each
                 image.
