@@ -44,7 +44,7 @@ docs: $(VENV)/.docs  ## draw the curves of the losses and build the pages: docs/
 	$(BIN)/python tools/plot_losses.py --out docs/_generated
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-ops:  ## build mmcv's operators anew, past pip's cache: the remedy for a broken set-up
+ops:  ## rebuild mmcv's operators, bypassing pip's cache: the remedy for a broken set-up
 	tools/setup_env.sh ops
 
 wheelhouse:  ## collect in a folder what a machine without network needs: minutes

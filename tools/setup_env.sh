@@ -3,7 +3,7 @@
 #   setup_env.sh run    what training needs: torch, the OpenMMLab stack with mmcv's operators, mmext
 #   setup_env.sh dev    and what the tests and the lint need
 #   setup_env.sh docs   and what the pages need
-#   setup_env.sh ops    build mmcv's operators anew, past pip's cache
+#   setup_env.sh ops    rebuild mmcv's operators, bypassing pip's cache
 # WHEELHOUSE=folder: run, dev and ops from that folder alone (see tools/wheelhouse.py); .venv remembers it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,7 +20,7 @@ fail() {
     exit 1
 }
 
-# What pip takes, and from where, it is told by its environment variables: so every command below stays as it is.
+# pip is configured by environment variables, so the commands below are the same with and without a wheelhouse.
 use_wheelhouse() {
     WHEELHOUSE=${WHEELHOUSE:-$(cat $VENV/wheelhouse 2> /dev/null || true)}
     [ -n "$WHEELHOUSE" ] || return 0
@@ -46,8 +46,8 @@ and this machine is $here with a C library of 2.${libc:-?}. Collect another with
     # A URL, since pip splits the variable at spaces.
     export PIP_NO_INDEX=1 PIP_FIND_LINKS="file://${WHEELHOUSE// /%20}"
     set -E
-    trap 'fail "the lines above say why. Where pip misses a package, collect the wheelhouse anew. Where packages conflict \
-over a numpy 1 of the machine: \`make demo\` works, and the tests need numpy 2"' ERR
+    trap 'fail "the lines above say why. If pip misses a package, collect the wheelhouse again. If packages conflict over \
+numpy 1 of the system: \`make demo\` works, but the tests need numpy 2"' ERR
 }
 
 make_venv() {
@@ -114,7 +114,7 @@ install_torchvision() {
 check_ops() {
     $VENV/bin/python -c 'import cv2' || fail 'OpenCV lacks libraries of the system (Debian: apt install libgl1 libglib2.0-0)'
     $VENV/bin/python -c 'import torch, mmcv._ext' || fail "mmcv has no compiled operators, or they do not fit this torch. \
-Run \`make ops\`, which builds them anew, and then again what you ran."
+Run \`make ops\`, which rebuilds them, and then repeat your command."
 }
 
 case "${1:-}" in

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Collect what `make install-offline` needs on a machine without network; `make wheelhouse` calls it.
+"""Download what `make install-offline` needs on a machine without network; `make wheelhouse` calls it.
 
-The folder gets wheels for one Python and one platform, also others than this machine's, and the source distributions
-of what is published as source alone; those are built where they are installed. mmext itself is the checkout.
+The folder gets wheels for one Python and one platform, which may differ from this machine's, and source distributions
+of the packages that publish no wheels. Those are built on the target machine. mmext itself is installed from the
+checkout.
 """
 
 import argparse
@@ -19,12 +20,12 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Published without wheels.
+# Packages that publish no wheels.
 SOURCES = ('onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation')
-# What setup_env.sh installs first, to build with.
+# Build dependencies, which setup_env.sh installs first.
 BUILD = ('setuptools', 'wheel', 'ninja', 'psutil')
-# pip asks the running Python whether a requirement such as `tomli; python_version < "3.11"` counts, whatever
-# --python-version says: here it asks the target.
+# pip evaluates markers such as `tomli; python_version < "3.11"` for the running Python, whatever --python-version says.
+# This evaluates them for the target.
 PIP_FOR_TARGET = """
 import json, runpy, sys
 from pip._vendor.packaging import markers
@@ -41,12 +42,12 @@ def say(text: str) -> None:
 
 
 def fail(text: str) -> None:
-    """Stop."""
+    """Exit with a message."""
     sys.exit(f'\nno wheelhouse: {text}')
 
 
 def platforms(name: str) -> list[str]:
-    """The names of every platform whose wheels run on this one: those of older C libraries too."""
+    """All platform tags whose wheels run on this platform, including those of older C libraries."""
     minor, machine = re.fullmatch(r'manylinux_2_(\d+)_(\w+)', name).groups()
     older = [f'manylinux_2_{number}_{machine}' for number in range(int(minor), 4, -1)]
     aliases = {17: 'manylinux2014', 12: 'manylinux2010', 5: 'manylinux1'}
@@ -54,10 +55,10 @@ def platforms(name: str) -> list[str]:
 
 
 def environment(python: str, machine: str) -> dict[str, str]:
-    """What the markers of requirements ask about the target."""
+    """The environment markers of the target."""
     return {
         'python_version': python,
-        # The oldest of its releases: backports are asked for below a release.
+        # The oldest patch release: some backports are required below a certain release.
         'python_full_version': f'{python}.0',
         'implementation_name': 'cpython',
         'implementation_version': f'{python}.0',
@@ -70,7 +71,7 @@ def environment(python: str, machine: str) -> dict[str, str]:
 
 
 def download(pip_python: object, folder: Path, python: str, platform_name: str, *words: str) -> None:
-    """Download wheels for the target, with what they need themselves, and print their names and sizes."""
+    """Download wheels for the target with their dependencies, and print names and sizes."""
     target = environment(python, platform_name.split('_', 3)[3])
     command = [pip_python, '-c', PIP_FOR_TARGET, json.dumps(target), 'download', '--disable-pip-version-check']
     command += ['--only-binary=:all:', '--progress-bar=off', '--dest', folder, '--python-version', python]
@@ -82,18 +83,18 @@ def download(pip_python: object, folder: Path, python: str, platform_name: str, 
                 print('  ', *match.groups(), flush=True)
     if process.returncode:
         fail(
-            f'pip does not find all of it for Python {python} on {platform_name}; the lines above name what is '
-            'missing. What is published as source alone belongs in SOURCES of tools/wheelhouse.py'
+            f'pip did not find every package for Python {python} on {platform_name}; the lines above name what is '
+            'missing. A package without wheels belongs in SOURCES of tools/wheelhouse.py'
         )
 
 
 def name_of(requirement: str) -> str:
-    """The package of a requirement."""
+    """The package name of a requirement."""
     return re.match(r'[\w.-]+', requirement)[0].lower()
 
 
 def extras(*names: str) -> list[str]:
-    """What the extras of mmext ask for."""
+    """The requirements of mmext's extras."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / 'setup.cfg')
     lines = '\n'.join(settings['options.extras_require'][name] for name in names).splitlines()
@@ -101,9 +102,9 @@ def extras(*names: str) -> list[str]:
 
 
 def needs_of(source: Path) -> list[str]:
-    """What a source distribution asks for, without building it."""
+    """The requirements of a source distribution, without building it."""
     with tarfile.open(source) as archive:
-        # NAME-VERSION.tar.gz has one in NAME-VERSION/, others deeper.
+        # NAME-VERSION.tar.gz has one PKG-INFO in NAME-VERSION/, and others deeper.
         path = source.name.removesuffix('.tar.gz') + '/PKG-INFO'
         about = email.message_from_bytes(archive.extractfile(path).read())
     return about.get_all('Requires-Dist', [])
@@ -124,7 +125,7 @@ def collect(folder: Path, python: str, platform_name: str, system_torch: bool) -
             (scratch / 'constraints.txt').write_text('\n'.join(lines))
             return ['--constraint', str(scratch / 'constraints.txt')]
 
-        say(f'downloading as sources: {", ".join(SOURCES)}')
+        say(f'downloading source distributions: {", ".join(SOURCES)}')
         try:
             subprocess.run([*pip, 'install', *constraints(pins), 'setuptools', 'wheel'], check=True)
             flags = ['--no-deps', '--no-binary=:all:', '--no-build-isolation', '--dest', folder]
@@ -139,24 +140,24 @@ def collect(folder: Path, python: str, platform_name: str, system_torch: bool) -
                 name, _, version = line.partition('==')
                 if name in SOURCES and name in map(name_of, direct):
                     wanted += needs_of(folder / f'{name.replace("-", "_")}-{version}.tar.gz')
-            # Those of extras of the sources count for nobody; pip would say so for each.
+            # Requirements of the source packages' own extras are not needed; pip would warn of each.
             return [*(line for line in wanted if 'extra ==' not in line), *BUILD, 'numpy']
 
         say('downloading wheels (about 300 MB; minutes)')
         torch = [] if system_torch else ['torch', 'torchvision']
         words = [*requirements('onedl', 'dev'), *torch, *constraints(pins)]
         download(pip_python, folder, python, platform_name, *words)
-        # The torch there may have been built for numpy 1, which has no wheels for later Pythons. Without the extra
-        # dev: onedl-mmsegmentation asks for numpy 2.
+        # The system's torch may have been built for numpy 1, which has no wheels for later Pythons. The extra dev is
+        # left out, since onedl-mmsegmentation requires numpy 2.
         if system_torch and int(python.split('.')[1]) <= 12:
-            say('downloading what the wheels of a numpy 1 need')
+            say('downloading wheels for a system torch built with numpy 1')
             unpinned = [line for line in pins if name_of(line) != 'numpy']
             words = [*requirements('onedl'), *constraints([*unpinned, 'numpy<2'])]
             download(pip_python, folder, python, platform_name, *words)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line, refuse to mix two wheelhouses, collect."""
+    """Read the command line, refuse to mix two wheelhouses, and download."""
     here = platform.machine()
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('folder', type=Path, nargs='?', default=ROOT / 'wheelhouse')
@@ -187,15 +188,15 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     if about.exists() and about.read_text().splitlines() != lines:
         fail(
-            f'{args.folder} holds one for {", ".join(about.read_text().split())}, not for {", ".join(lines)}: '
+            f'{args.folder} was made for {", ".join(about.read_text().split())}, not for {", ".join(lines)}: '
             'remove it, or name another folder with WHEELHOUSE='
         )
     collect(args.folder, args.python, args.platform, args.system_torch)
-    # Last: what an interrupted run leaves behind is no wheelhouse.
+    # Written last, so that an interrupted run does not pass for a complete wheelhouse.
     about.write_text('\n'.join(lines) + '\n')
     sizes = [path.stat().st_size for path in args.folder.iterdir()]
     say(f'{args.folder}: {len(sizes) - 1} files, {sum(sizes) / 1e6:.0f} MB, for {", ".join(lines)}')
-    say('copy it into the checkout on the other machine, and there: make install-offline')
+    say('copy it into the checkout on the other machine, and run `make install-offline` there')
 
 
 if __name__ == '__main__':
