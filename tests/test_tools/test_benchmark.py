@@ -129,11 +129,14 @@ def test_notices_losses_that_differ(case, tmp_path, monkeypatch, capsys):
 class TestHalfPrecision:
     """A step in half precision, on a CPU in bfloat16: rounding passes, a wrong loss does not."""
 
-    def test_step(self, tmp_path, capsys):
-        status, rows = measure(tmp_path, 'step', '--dtype', 'bf16')
+    @pytest.mark.parametrize('boxes', [0, 1, 3])
+    @pytest.mark.parametrize('batch', [1, 2])
+    def test_step(self, batch, boxes, tmp_path, capsys):
+        options = '--batch', str(batch), '--boxes', str(boxes), '--size', '96', '--repeats', '1'
+        status, rows = measure(tmp_path, 'step', '--dtype', 'bf16', *options)
         assert status == 0, capsys.readouterr().out
         assert [row['provider'] for row in rows] == ['mmdet', 'mmext', 'mmext_losses']
-        assert all(0 < float(row['difference']) < 0.5 for row in rows)
+        assert all(float(row['difference']) < 1e-4 for row in rows if row['provider'] != 'mmdet')
 
     @pytest.mark.parametrize('name', ['loss_cls', 'loss_bbox', 'loss_obj'])
     def test_a_finite_wrong_loss_differs(self, name, tmp_path, monkeypatch, capsys):
@@ -141,26 +144,12 @@ class TestHalfPrecision:
 
         def wrong_loss(*args, **kwargs):
             losses = original(*args, **kwargs)
-            return losses | {name: 2 * losses[name]}
+            return losses | {name: 1.1 * losses[name]}
 
         monkeypatch.setattr(YOLOXHead, 'loss_by_feat', wrong_loss)
         status, _ = measure(tmp_path, 'step', '--dtype', 'bf16', '--providers', 'mmext')
         assert status == 1
         assert 'step, 2 images, 3 boxes each, bf16: mmext differs by ' in capsys.readouterr().out
-
-    def test_bounds(self):
-        reference = {'loss': torch.tensor(10.0), 'loss_cls': torch.tensor(1.0), 'loss_obj': torch.tensor(9.0)}
-        for other, agrees in (
-            ({}, True),
-            ({'loss_cls': 1.4}, True),
-            ({'loss_cls': 1.6}, False),
-            ({'loss_obj': 8.6}, True),
-            ({'loss_obj': 8.4}, False),
-            ({'loss_cls': math.nan}, False),
-        ):
-            outputs = reference | {name: torch.tensor(value) for name, value in other.items()}
-            assert cases.compare_half_step(reference, outputs).agrees is agrees
-        assert not cases.compare_half_step(reference, {'loss': reference['loss']}).agrees
 
 
 def test_labels_are_given_where_mmdet_has_a_fused_operator(monkeypatch):
