@@ -27,7 +27,7 @@ from mmext import losses
 from mmext.assigners import BatchAssignment, BatchSimOTAAssigner
 from mmext.heads.nms import lacks_cuda_ops
 from mmext.heads.ops import pad_ground_truth
-from mmext.losses.focal import SigmoidLoss
+from mmext.losses.base import SigmoidLoss
 
 STRIDES = (8, 16, 32)
 CENTER_RADIUS = 2.5

@@ -10,7 +10,7 @@ import torch
 from yolox import BATCH, FOCAL, OWN, SOFTMAX, build, inputs, own
 
 from mmext import losses as mmext_losses
-from mmext.losses.focal import SigmoidLoss
+from mmext.losses.base import SigmoidLoss
 from mmext.losses.focus import Focus
 from mmext.testing import OneDevice
 
