@@ -100,8 +100,8 @@ def _sum_of_block(
     if not with_gradient:
         return total, None
     # The weight is the gradient of the sum by the loss: autograd need not multiply by it.
-    weight = torch.ones_like(loss) if weight is None else weight.expand_as(loss)
-    return total, torch.autograd.grad(loss, leaf, weight)[0]
+    weight = torch.ones_like(total) if weight is None else weight
+    return total, torch.autograd.grad(loss, leaf, weight.expand_as(loss))[0]
 
 
 def _target(labels: Tensor | None, scores: Tensor | None) -> Target:

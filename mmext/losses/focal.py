@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mmext.checks import check_at_least
 from mmext.registry import MODELS
 
 from .base import SigmoidLoss, register_per_class
-from .numerics import bce, power
+from .numerics import bce, lerp, power
 from .targets import Target, dense_target, per_class, weigh_classes
 
 
@@ -52,8 +53,8 @@ def focal_loss(
     """
     logit, target = dense_target(logit, target)
     alpha = per_class(alpha, logit)
-    miss = target + (1 - 2 * target) * logit.sigmoid()
-    balance = 1 - alpha + (2 * alpha - 1) * target
+    miss = torch.addcmul(target, lerp(1, -1, target), logit.sigmoid())
+    balance = lerp(1 - alpha, alpha, target)
     return weigh_classes(balance * power(miss, gamma, up_to_1=True) * bce(logit, target), class_weight)
 
 

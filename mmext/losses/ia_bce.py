@@ -58,10 +58,11 @@ def ia_bce_loss(
     Source: Cai et al., `Align-DETR <https://arxiv.org/abs/2304.07527>`_.
     """
     logit, target = dense_target(logit, target)
-    probability, positive = logit.sigmoid(), target > 0
+    # 1 for positives, 0 for negatives: arithmetic is several times faster on a CPU than masks.
+    probability, positive = logit.sigmoid(), target.sign()
     mixed = probability.detach() ** alpha * target ** (1 - alpha)
-    quality = torch.where(positive, mixed.clamp(min=LOWEST_TARGET), 0)
-    weight = torch.where(positive, 1, power(probability, gamma, up_to_1=True))
+    quality = positive * mixed.clamp(min=LOWEST_TARGET)
+    weight = torch.lerp(power(probability, gamma, up_to_1=True), positive, positive)
     return weigh_classes(weight * bce(logit, quality), class_weight)
 
 

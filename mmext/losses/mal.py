@@ -47,9 +47,10 @@ def ma_loss(logit: Tensor, target: Target, gamma: float = 1.5, class_weight: Seq
     Source: Huang et al., `DEIM <https://arxiv.org/abs/2412.04234>`_.
     """
     logit, target = dense_target(logit, target)
-    positive = target > 0
-    weight = torch.where(positive, 1, power(logit.sigmoid().detach(), gamma, up_to_1=True))
-    quality = torch.where(positive, power(target, gamma, up_to_1=True), 0)
+    # 1 for positives, 0 for negatives: arithmetic is several times faster on a CPU than masks.
+    positive = target.sign()
+    weight = torch.lerp(power(logit.sigmoid().detach(), gamma, up_to_1=True), positive, positive)
+    quality = positive * power(target, gamma, up_to_1=True)
     return weigh_classes(weight * bce(logit, quality), class_weight)
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mmext.checks import check_at_least
 from mmext.registry import MODELS
 
 from .base import SigmoidLoss, register_per_class
-from .numerics import bce, power
+from .numerics import bce, lerp, power
 from .targets import Target, dense_target, per_class, weigh_classes
 
 
@@ -52,12 +53,12 @@ def poly_focal_loss(
     Source: Leng et al., `PolyLoss <https://arxiv.org/abs/2204.12511>`_, table 1.
     """
     logit, target = dense_target(logit, target)
-    miss = target + (1 - 2 * target) * logit.sigmoid()
+    miss = torch.addcmul(target, lerp(1, -1, target), logit.sigmoid())
     focus = power(miss, gamma, up_to_1=True)
     loss = focus * (bce(logit, target) + epsilon * miss)
     if alpha is not None:
         alpha = per_class(alpha, logit)
-        loss = (1 - alpha + (2 * alpha - 1) * target) * loss
+        loss = lerp(1 - alpha, alpha, target) * loss
     return weigh_classes(loss, class_weight)
 
 

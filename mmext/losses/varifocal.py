@@ -9,7 +9,7 @@ from mmext.checks import check_at_least
 from mmext.registry import MODELS
 
 from .base import SigmoidLoss, register_per_class
-from .numerics import bce, power
+from .numerics import bce, lerp, power
 from .targets import Target, dense_target, per_class, weigh_classes
 
 
@@ -53,9 +53,11 @@ def varifocal_loss(
     Source: Zhang et al., `VarifocalNet <https://arxiv.org/abs/2008.13367>`_, eq. 2.
     """
     logit, target = dense_target(logit, target)
-    positive_weight = target if iou_weighted else (target > 0).to(target.dtype)
-    negative_weight = (target == 0) * per_class(alpha, logit)
-    weight = torch.addcmul(positive_weight, negative_weight, power(logit.sigmoid(), gamma, up_to_1=True))
+    alpha = per_class(alpha, logit)
+    # 1 for positives, 0 for negatives: arithmetic is several times faster on a CPU than masks.
+    positive = target.sign()
+    focus = power(logit.sigmoid(), gamma, up_to_1=True)
+    weight = torch.addcmul(target if iou_weighted else positive, lerp(alpha, 0 * alpha, positive), focus)
     return weigh_classes(weight * bce(logit, target), class_weight)
 
 
