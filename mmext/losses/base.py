@@ -36,6 +36,9 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
         ValueError: For an unknown reduction, or a loss weight that is not a number of at least 0.
     """
 
+    per_row = True
+    """Whether the loss has one value for each row of the prediction, and not for each element."""
+
     def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0):
         super().__init__()
         check_choice(self, 'reduction', reduction, REDUCTIONS)
@@ -83,15 +86,15 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
             )
         if reduction == 'mean' and avg_factor is None and not self._caller_checked:
             self._check_caller()
-        if reduction == 'none' or (reduction == 'mean' and avg_factor is None):
+        if reduction == 'none':
             loss = self._weighted(pred, target, weight, **context)
-            if reduction == 'mean':
-                loss = loss.mean() if loss.numel() else loss.sum()
         else:
             loss = self.weighted_sum(pred, target, weight, **context)
-            if avg_factor is not None:
-                tiny = torch.finfo(torch.float32).eps
-                loss = loss / (avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny))
+        if reduction == 'mean' and avg_factor is None:
+            loss = loss / max(1, pred.shape[:-1].numel() if self.per_row else pred.numel())
+        elif reduction == 'mean':
+            tiny = torch.finfo(torch.float32).eps
+            loss = loss / (avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny))
         return loss if self.loss_weight == 1 else self.loss_weight * loss
 
     def weighted_sum(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
@@ -162,7 +165,6 @@ class SigmoidLoss(ElementwiseLoss):
     soft_target = True
     """Whether the loss is made for targets between 0 and 1, such as IoUs, and not for 0 and 1 alone."""
     per_row = False
-    """Whether the loss has one value for each row, the sum over its classes."""
 
     def __init__(
         self,

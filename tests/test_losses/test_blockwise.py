@@ -136,3 +136,10 @@ def test_a_gradient_that_nobody_asks_for_is_not_computed():
         loss(logit.requires_grad_(), scores)
     assert 'sigmoid' in counter.operations
     assert not any('backward' in name for name in counter.operations)
+
+
+@pytest.mark.parametrize('avg_factor', [None, 3.0])
+def test_a_mean_goes_block_by_block(avg_factor):
+    logit, scores = logits_and_scores()
+    loss = FocalLoss(reduction='mean')(logit.requires_grad_(), scores, avg_factor=avg_factor)
+    assert '_BlockwiseSum' in str(loss.grad_fn.next_functions)
