@@ -2,7 +2,7 @@
 #   SYSTEM_TORCH=1   use the torch of the system's python, as in containers and on clusters
 #   PYTHON=python3   the interpreter that .venv is made with
 #   WHEELHOUSE=wheelhouse   the folder of `make wheelhouse` and `make install-offline`
-#   TARGET_PYTHON=3.11, TARGET_PLATFORM=manylinux_2_28_x86_64   whom it is for (default: a machine like this one)
+#   TARGET_PYTHON=3.11, TARGET_PLATFORM=manylinux_2_28_x86_64   the target machine (default: a machine like this one)
 #   MAX_JOBS=N       how many compilers build mmcv's operators (default: the number of cores)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

@@ -145,7 +145,7 @@ def rest(name: str) -> str:
         return 'takes labels only'
     if not loss.soft_target:
         return 'made for 0 and 1'
-    return f'`{summary(loss.minimum)}`'
+    return f'`{loss.rest}`'
 
 
 def minima() -> str:

@@ -1,4 +1,4 @@
-"""What tests and the benchmark use to show, without a GPU, what runs on one: operations, host syncs, stray tensors."""
+"""Dispatch modes that count operations and host syncs, and detect tensors on the wrong device, without a GPU."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ NOT_LAUNCHED = (
     'new_empty_strided',
     'promote_types',
 )
-# Operations whose result, or whose result's shape, the host waits for.
+# Operations that make the host wait for a value or a shape.
 SYNCS = (
     '_local_scalar_dense',
     '_unique',
@@ -47,8 +47,7 @@ class OpCounter(TorchDispatchMode):
       `masked_select`, `equal`, and indexing with a mask, except `tensor[mask] = number`. Copies between devices are
       not counted; :class:`OneDevice` refuses those that block, and `torch.cuda.set_sync_debug_mode` reports most.
 
-    On a CPU a few functions check their input by operations that a GPU does without, `one_hot` among them; these are
-    counted.
+    On a CPU some functions, such as `one_hot`, validate their input with extra operations; these are counted too.
 
     Example:
         >>> import torch
@@ -81,8 +80,8 @@ class OpCounter(TorchDispatchMode):
 class OneDevice(TorchDispatchMode):
     """Refuses operations that mix devices, forward and backward.
 
-    It is for `meta` tensors, which have no values: there, what reads a value is an error already, but a CPU tensor
-    that indexes a meta tensor, or is copied to it, is not. On a GPU such a tensor makes the host wait, or fails. As on
+    It is for `meta` tensors, which have no values: reading a value already raises an error there, but indexing with a
+    CPU tensor, or copying from one, does not. On a GPU such a tensor makes the host wait, or fails. As on
     a GPU, CPU scalars may take part, and copies to the device that do not block.
 
     Raises:

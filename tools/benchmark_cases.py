@@ -102,7 +102,7 @@ class Skip(Exception):  # noqa: N818
 
 
 def normal(*shape: int, mean: float = 0.0, std: float = 1.0, generator: torch.Generator) -> Tensor:
-    """Normal random numbers, drawn on the CPU: the same for every device."""
+    """Normal random numbers, drawn on the CPU: the same forevery device."""
     return torch.randn(shape, generator=generator) * std + mean
 
 
@@ -357,9 +357,9 @@ class Assignment:
             torch.cat([level.detach().flatten(2) for level in part], 2).transpose(1, 2) for part in levels
         )
         self.their_cls, self.their_obj = self.cls.contiguous(), self.obj.squeeze(-1)
-        centre = offsets[..., :2].float() * corners[:, 2:] + corners[:, :2]
+        center = offsets[..., :2].float() * corners[:, 2:] + corners[:, :2]
         half = offsets[..., 2:].float().exp() * corners[:, 2:] / 2
-        self.boxes = torch.cat([centre - half, centre + half], -1)
+        self.boxes = torch.cat([center - half, center + half], -1)
 
     @torch.no_grad()
     def mmdet(self) -> Outputs:

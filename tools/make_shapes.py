@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-# The distances of the corners from the centre, in turn, for a shape about 2 wide.
+# The distances of the corners from the center, in turn, for a shape about 2 wide.
 OUTLINES = {
     'circle': np.ones(48),
     'triangle': np.full(3, 1.2),
@@ -230,7 +230,7 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
 
 
 def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return a square canvas with a colour gradient, soft spots and faint clutter."""
+    """Return a square canvas with a color gradient, soft spots and faint clutter."""
     corners = np.array([[muted_colour(rng) for _ in range(2)] for _ in range(2)], np.float32)
     canvas = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
     for cells, strength in ((5, 14), (24, 5)):
@@ -258,8 +258,8 @@ def add_shape(rng: np.random.Generator, canvas: np.ndarray, pad: int, objects: l
     name = rng.choice(CLASSES, p=SHARES).item()
     for _ in range(20):
         side = draw_side(rng, size)
-        centre = pad + rng.uniform(side / 4, size - side / 4, 2)
-        points = outline(name, centre, side, rng.uniform(-MAX_TILT, MAX_TILT))
+        center = pad + rng.uniform(side / 4, size - side / 4, 2)
+        points = outline(name, center, side, rng.uniform(-MAX_TILT, MAX_TILT))
         mask = fill(np.zeros(canvas.shape[:2], np.uint8), points, 255)
         seen = np.zeros(mask.shape, bool)
         seen[pad:-pad, pad:-pad] = mask[pad:-pad, pad:-pad] > 127
@@ -280,22 +280,22 @@ def draw_side(rng: np.random.Generator, size: int) -> float:
     return rng.uniform(limit, largest)
 
 
-def outline(name: str, centre: np.ndarray, side: float, angle: float) -> np.ndarray:
+def outline(name: str, center: np.ndarray, side: float, angle: float) -> np.ndarray:
     """Return the corners (N, 2) of a shape, the first at the top but for a turn by ``angle``."""
     radii = side / 2 * OUTLINES[name]
     angles = angle - np.pi / 2 + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
-    return centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return center + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def paint(rng: np.random.Generator, canvas: np.ndarray, points: np.ndarray, mask: np.ndarray) -> None:
-    """Fill a shape with a colour that stands out from what lies below, and rim some."""
+    """Fill a shape with a color that stands out from what lies below, and rim some."""
     below = np.array(cv2.mean(canvas, mask)[:3])
-    colour = vivid_colour(rng)
-    while np.linalg.norm(colour - below) < MIN_CONTRAST:
-        colour = vivid_colour(rng)
-    fill(canvas, points, colour.tolist())
+    color = vivid_colour(rng)
+    while np.linalg.norm(color - below) < MIN_CONTRAST:
+        color = vivid_colour(rng)
+    fill(canvas, points, color.tolist())
     if rng.random() < 0.5:
-        cv2.polylines(canvas, [fixed_point(points)], True, (0.6 * colour).tolist(), 1, cv2.LINE_AA, shift=4)
+        cv2.polylines(canvas, [fixed_point(points)], True, (0.6 * color).tolist(), 1, cv2.LINE_AA, shift=4)
 
 
 def add_bar(rng: np.random.Generator, canvas: np.ndarray, objects: list[Shape]) -> None:
@@ -324,9 +324,9 @@ def cover(objects: list[Shape], mask: np.ndarray) -> bool:
     return True
 
 
-def fill(canvas: np.ndarray, points: np.ndarray, colour: float | list[float]) -> np.ndarray:
+def fill(canvas: np.ndarray, points: np.ndarray, color: float | list[float]) -> np.ndarray:
     """Fill a polygon on the canvas, with smooth edges, and return the canvas."""
-    return cv2.fillPoly(canvas, [fixed_point(points)], colour, cv2.LINE_AA, shift=4)
+    return cv2.fillPoly(canvas, [fixed_point(points)], color, cv2.LINE_AA, shift=4)
 
 
 def fixed_point(points: np.ndarray) -> np.ndarray:
@@ -335,14 +335,14 @@ def fixed_point(points: np.ndarray) -> np.ndarray:
 
 
 def muted_colour(rng: np.random.Generator) -> list[float]:
-    """Return a greyish colour (BGR), for the background and the clutter."""
+    """Return a grayish color (BGR), for the background and the clutter."""
     hue, saturation, value = rng.random(3).tolist()
     rgb = colorsys.hsv_to_rgb(hue, 0.05 + 0.3 * saturation, 0.3 + 0.55 * value)
     return [255 * level for level in rgb[::-1]]
 
 
 def vivid_colour(rng: np.random.Generator) -> np.ndarray:
-    """Return a strong colour (BGR), for a shape."""
+    """Return a strong color (BGR), for a shape."""
     hue, saturation, value = rng.random(3).tolist()
     rgb = colorsys.hsv_to_rgb(hue, 0.5 + 0.5 * saturation, 0.45 + 0.55 * value)
     return 255 * np.array(rgb[::-1])

@@ -1,4 +1,4 @@
-# Varifocal loss for the classes of all priors, with IoU targets and no objectness, as in heads of YOLOv8's kind.
+# Varifocal loss for the classes of all priors, with IoU targets and no objectness, as in YOLOv8-style heads.
 _base_ = 'mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py'
 model = dict(
     bbox_head=dict(

@@ -1,6 +1,6 @@
 # The baseline on BCCD (blood cells: RBC 85 %, WBC 8 %, platelets 7 %): YOLOX-nano with its stock losses, on a CPU.
-# It trains from scratch, to need no download. Cells fill the image and have no upright position: hence no Mosaic, and
-# flips in all directions. With data of your own start from a COCO checkpoint (load_from).
+# It trains from scratch, so that no download is needed. Cells fill the image and have no upright position: hence no
+# Mosaic, and flips in all directions. With data of your own start from a COCO checkpoint (load_from).
 _base_ = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
 
 dataset = dict(

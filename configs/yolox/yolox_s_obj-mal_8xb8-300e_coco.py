@@ -1,4 +1,4 @@
-# Matchability-aware loss for the objectness, which learns the IoU; then the classes need not.
+# Matchability-aware loss for the objectness, with IoU targets; hard class targets, or the IoU would count twice.
 _base_ = './yolox_s_8xb8-300e_coco.py'
 model = dict(
     bbox_head=dict(

@@ -284,7 +284,7 @@ class BatchSimOTAAssigner(BaseAssigner):
     def _class_cost(gt_labels: Tensor, scores: Tensor, objectness: Tensor | None = None) -> Tensor:
         """Binary cross entropy of the scores with each box's one-hot label, summed over the classes, (B, G, A).
 
-        It is the cost of an all-zero label plus a correction for the labelled class: A * (C + G) logarithms instead of
+        It is the cost of an all-zero label plus a correction for the labeled class: A * (C + G) logarithms instead of
         A * C * G.
         """
         scores = scores.to(torch.float32, copy=True) if objectness is None else yolox_scores(scores, objectness)

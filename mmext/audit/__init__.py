@@ -14,8 +14,8 @@ from .data import (
     label_names,
     label_orders,
     label_orders_of_config,
+    labels_follow_file,
     leaves,
-    numbers_by_file,
     read_categories,
 )
 from .recipe import check_checkpoints, check_hooks
@@ -35,8 +35,8 @@ __all__ = [
     'label_names',
     'label_orders',
     'label_orders_of_config',
+    'labels_follow_file',
     'leaves',
-    'numbers_by_file',
     'read_categories',
     'yolox_head',
 ]

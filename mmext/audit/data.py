@@ -145,14 +145,16 @@ def label_names(place: str, path: str, classes: Sequence[str], categories: Mappi
 
 
 def label_orders(dataset: object, place: str) -> list[LabelOrder]:
-    """The label orders of the CocoDatasets in a data set; of others the metainfo decides, or nothing is known.
+    """The label orders of the CocoDatasets in a data set.
+
+    Other data sets are skipped: their order comes from the metainfo, or is unknown.
 
     Raises:
         FileNotFoundError, ValueError: See :func:`read_categories` and :func:`label_names`.
     """
     orders = []
     for name, leaf in leaves(dataset, place).items():
-        if numbers_by_file(type(leaf)):
+        if labels_follow_file(type(leaf)):
             classes = leaf.metainfo['classes']
             categories = read_categories(leaf.ann_file, leaf.backend_args)
             orders.append(
@@ -162,23 +164,23 @@ def label_orders(dataset: object, place: str) -> list[LabelOrder]:
 
 
 def label_orders_of_config(dataset: Mapping, place: str) -> list[LabelOrder]:
-    """As :func:`label_orders`, of the config of a data set; one whose annotation file does not exist is left out.
+    """Like :func:`label_orders`, but from the config of a data set; annotation files that do not exist are skipped.
 
-    The annotations are not loaded: what this costs is :func:`read_categories`.
+    The annotations are not loaded, so the cost is that of :func:`read_categories`.
     """
     from mmdet.registry import DATASETS
 
     orders = []
     for name, leaf in leaves(dataset, place).items():
         kind = leaf['type'] if isinstance(leaf['type'], type) else DATASETS.get(leaf['type'])
-        if kind and numbers_by_file(kind):
+        if kind and labels_follow_file(kind):
             built = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
             if exists(built.ann_file, backend_args=built.backend_args):
                 orders += label_orders(built, name)
     return orders
 
 
-def numbers_by_file(kind: type) -> bool:
+def labels_follow_file(kind: type) -> bool:
     """Whether a data set numbers its classes in the order of its file, as CocoDataset does and LVIS does not."""
     from mmdet.datasets import CocoDataset
 
@@ -192,8 +194,8 @@ def check_order(orders: Sequence[LabelOrder]) -> None:
         orders: Those of the training, validation and test data.
 
     Raises:
-        ValueError: If two annotation files have the same classes in different orders, which no metainfo can mend, or
-            metainfo and annotation file do.
+        ValueError: If two annotation files list the same classes in different orders (metainfo cannot fix that), or if
+            the metainfo and its annotation file do.
     """
     for one in orders:
         for other in orders:

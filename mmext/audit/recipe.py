@@ -1,4 +1,4 @@
-"""Whether the hooks that YOLOX's training needs are there, and whether a checkpoint always is."""
+"""Checks that YOLOX's hooks are present and that at least one checkpoint always exists."""
 
 import logging
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from .wiring import yolox_head
 def check_hooks(model: nn.Module, dataset: object, hooks: Sequence[Hook]) -> None:
     """Check the hooks of YOLOX's training: EMAHook, SyncNormHook and YOLOXModeSwitchHook.
 
-    A `custom_hooks` in a config replaces the list of its base, and nothing else says that the hooks are gone. Warned
-    of are a missing EMAHook, a missing YOLOXModeSwitchHook if the data set has an augmentation of several images
-    (Mosaic, MixUp) to switch off, and a missing SyncNormHook if there is more than one process, for which alone it
-    does anything.
+    A `custom_hooks` in a config replaces the list of its base, and nothing else reports that the hooks are gone. The
+    check warns about a missing EMAHook; about a missing YOLOXModeSwitchHook if the data set has an augmentation of
+    several images (Mosaic, MixUp) to switch off; and about a missing SyncNormHook if there is more than one process,
+    since it does nothing otherwise.
 
     Args:
         model: The detector.
@@ -41,9 +41,9 @@ def check_hooks(model: nn.Module, dataset: object, hooks: Sequence[Hook]) -> Non
             'MultiImageMixDataset, or leave the hook out, custom_hooks = [hook for hook in _base_.custom_hooks if '
             "'YOLOXModeSwitchHook' not in hook['type']]"
         )
-    wanted = [EMAHook, SyncNormHook, *([YOLOXModeSwitchHook] if can_switch else [])]
-    lost = [kind for kind in wanted if not any(isinstance(hook, kind) for hook in hooks)]
-    if lost and (lost != [SyncNormHook] or get_world_size() > 1):
+    wanted = {EMAHook: True, SyncNormHook: get_world_size() > 1, YOLOXModeSwitchHook: can_switch}
+    lost = [kind for kind, needed in wanted.items() if needed and not any(isinstance(hook, kind) for hook in hooks)]
+    if lost:
         names = ', '.join(kind.__name__ for kind in lost)
         print_log(
             f'This config trains YOLOX without {names}. A config that sets custom_hooks replaces the list of its base: '

@@ -36,39 +36,36 @@ def check_reduction(model: nn.Module) -> None:
 
 
 def check_assigner(model: nn.Module) -> None:
-    """Refuse mmdet's DynamicSoftLabelAssigner in a YOLOX head.
+    """Refuse an assigner that takes logits in a YOLOX head, mmdet's or mmext's.
 
     Raises:
-        ValueError: If the head has it: the assigner takes logits, and YOLOX heads give it probabilities. It would apply
-            the sigmoid twice and match the wrong priors, without an error.
+        ValueError: See :func:`mmext.heads.yolox_head.refuse_assigner_of_logits`.
     """
-    from mmdet.models.task_modules import DynamicSoftLabelAssigner
+    from mmext.heads.yolox_head import refuse_assigner_of_logits
 
-    head = yolox_head(model)
-    if isinstance(getattr(head, 'assigner', None), DynamicSoftLabelAssigner):
-        raise ValueError(
-            f'model.train_cfg.assigner is a DynamicSoftLabelAssigner, which takes logits, but {type(head).__name__} '
-            "gives it probabilities: set model.train_cfg.assigner=dict(_delete_=True, type='mmext.BatchSimOTAAssigner')"
-        )
+    refuse_assigner_of_logits(getattr(yolox_head(model), 'assigner', None))
 
 
 def check_operators(model: nn.Module) -> None:
     """Refuse a model that needs mmcv's CUDA operators on a GPU if mmcv was built without them.
 
-    Modules of `mmcv.ops` (RoIAlign, deformable convolution) would fail in the first iteration; heads whose `test_cfg`
-    asks for NMS at the first validation, after an epoch or more. mmext's YOLOXHead has another NMS for that case.
+    Modules of `mmcv.ops` (RoIAlign, deformable convolution) and mmdet's FocalLoss would fail in the first iteration;
+    heads whose `test_cfg` asks for NMS, at the first validation. mmext's YOLOXHead has another NMS for that case.
 
     Raises:
         ValueError: If the model needs operators that are not there.
     """
+    from mmdet.models.losses import FocalLoss
+
     from mmext.heads import YOLOXHead
     from mmext.heads.nms import lacks_cuda_ops
 
     if not (_is_on_cuda(model) and lacks_cuda_ops()):
         return
-    needs = sorted(
-        {type(module).__name__ for module in model.modules() if type(module).__module__.startswith('mmcv.ops')}
-    )
+    kinds = {type(module) for module in model.modules()}
+    needs = sorted(kind.__name__ for kind in kinds if kind.__module__.startswith('mmcv.ops'))
+    if FocalLoss in kinds:
+        needs.append('sigmoid_focal_loss')
     if _asks_for_nms(getattr(model, 'test_cfg', None)) and not isinstance(getattr(model, 'bbox_head', None), YOLOXHead):
         needs.append('batched_nms')
     if needs:
@@ -112,8 +109,8 @@ def check_sigmoid(name: str, head: nn.Module, loss: SigmoidLoss) -> None:
     Warn of a loss for hard labels in one of mmdet's heads with soft targets; mmext's YOLOXHead warns by itself.
 
     Raises:
-        ValueError: If `activated` does not match the head: TOODHead gives probabilities, the others logits. And if the
-            head predicts with a softmax: training would run, but the last class would be the background.
+        ValueError: If `activated` does not match the head (TOODHead gives probabilities, the others logits), or if the
+            head predicts with a softmax, so that the last class would be treated as the background.
     """
     from mmdet.models.dense_heads import TOODHead
 
@@ -176,7 +173,7 @@ def check_boxes(name: str, head: nn.Module, loss: BoxLoss) -> None:
 
     Raises:
         ValueError: If the head gives offsets, which have the shape of boxes. And if the focus is averaged over ranks,
-            but the head skips the loss on a rank without positives: the other ranks would wait for ever.
+            but the head skips the loss on a rank without positives: the other ranks would wait forever.
     """
     from mmdet.models.roi_heads.bbox_heads import BBoxHead
 

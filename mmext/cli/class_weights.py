@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from mmengine.registry import init_default_scope
 from terminaltables import AsciiTable
 
-from mmext.audit import label_names, leaves, numbers_by_file, read_categories
+from mmext.audit import label_names, labels_follow_file, leaves, read_categories
 from mmext.losses.class_balance import METHODS, class_weights
 
 from .check import check_file, check_stack
@@ -36,8 +36,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments.add_argument(
         'source',
         metavar='CONFIG_OR_ANNOTATIONS',
-        help='COCO annotations (.json), to count all categories; or a config, a file or mmext::yolox/....py, to count '
-        'its training data as mmdet trains on them, repeated images once',
+        help='COCO annotations (.json): count all categories. Or a config (a file or mmext::yolox/NAME.py): count its '
+        "training data after mmdet's filtering, each image once",
     )
     rule = arguments.add_mutually_exclusive_group()
     rule.add_argument(
@@ -75,7 +75,7 @@ def count(place: str, leaf: dict, categories: dict[int, str] | None = None) -> d
     path = check_file(dataset.ann_file, 'annotation file')
     logger.info('counting the objects of %s', path)
     names = classes = tuple(dataset.metainfo['classes'])
-    if numbers_by_file(type(dataset)):
+    if labels_follow_file(type(dataset)):
         names = label_names(place, path, dataset.metainfo['classes'], categories or read_categories(path))
     if names != classes:
         logger.warning(
@@ -127,7 +127,7 @@ def count_source(source: str) -> dict[str, int]:
 
 def report(counts: dict[str, int], weights: Sequence[float]) -> str:
     """The table of counts and weights, and the lines of config."""
-    # More digits would claim more than counts can tell.
+    # More digits would suggest a precision that the counts do not have.
     weights = [float(f'{weight:.3g}') for weight in weights]
     total = sum(counts.values())
     rows = [

@@ -16,7 +16,7 @@ from .check import check_file, check_stack, check_types
 
 
 def example(*commands: str) -> dict[str, object]:
-    """The arguments of an ArgumentParser whose help ends with examples."""
+    """Keyword arguments for an ArgumentParser that end its help with examples."""
     lines = '\n'.join(f'  {command}' for command in commands)
     return dict(epilog=f'example:\n{lines}', formatter_class=argparse.RawDescriptionHelpFormatter)
 

@@ -1,6 +1,7 @@
 """The `mmext` command."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -26,4 +27,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('command', choices=COMMANDS, metavar='COMMAND')
     parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...')
     args = parser.parse_args(argv)
+    # The parser of the command names itself by it.
+    sys.argv[0] = f'mmext {args.command}'
     import_module(f'mmext.cli.{args.command.replace("-", "_")}').main(args.arguments)

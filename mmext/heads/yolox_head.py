@@ -34,7 +34,7 @@ Neutral = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Priors(NamedTuple):
-    """The A priors of one input size. YOLOX regresses boxes from their corners, and assigns by their centers."""
+    """The A priors of one input size. YOLOX regresses boxes relative to their corners, and assigns by their centers."""
 
     corners: Tensor
     """Upper left corner and stride of each prior in pixels, (A, 4)."""
@@ -123,7 +123,7 @@ class YOLOXHead(MMDetYOLOXHead):
         self._known_priors: dict[tuple, Priors] = {}
         self._check_losses()
         if self.train_cfg:
-            check_assigner(self.assigner)
+            refuse_assigner_of_logits(self.assigner)
 
     def _check_losses(self) -> None:
         for name in ('loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1'):
@@ -282,7 +282,7 @@ class YOLOXHead(MMDetYOLOXHead):
         if isinstance(loss, ElementwiseLoss):
             return loss(pred, target, valid, reduction_override='sum', **context) / num_positive
         if not len(pred):
-            # Keeps the branch in the graph: DDP expects a gradient for every parameter.
+            # Keeps the branch in the graph: DDP expects a gradient forevery parameter.
             return pred.sum() * 0
         if valid is not None:
             rows = valid.unsqueeze(-1)
@@ -389,7 +389,7 @@ class YOLOXHead(MMDetYOLOXHead):
         *args,
         **kwargs,
     ) -> list[InstanceData]:
-        """mmdet's, in float32, as mmcv's NMS needs it, and with a softmax where `loss_cls` is a softmax loss."""
+        """mmdet's prediction in float32, as mmcv's NMS requires, with a softmax if `loss_cls` is a softmax loss."""
         cls_scores = [self._sigmoid_logits(score.float(), dim=1) for score in cls_scores]
         return super().predict_by_feat(
             cls_scores,
@@ -428,7 +428,7 @@ class YOLOXHead(MMDetYOLOXHead):
         return batched_nms(results, cfg.nms) if fallback and len(results) else results
 
 
-def check_assigner(assigner: object) -> None:
+def refuse_assigner_of_logits(assigner: object) -> None:
     """Refuse an assigner that takes logits.
 
     Raises:
@@ -437,7 +437,7 @@ def check_assigner(assigner: object) -> None:
     """
     if isinstance(assigner, DynamicSoftLabelAssigner):
         raise ValueError(
-            f'bbox_head.train_cfg.assigner is {type(assigner).__name__}, which takes class logits, but a YOLOX head '
+            f'model.train_cfg.assigner is a {type(assigner).__name__}, which takes class logits, but a YOLOX head '
             'gives it probabilities: use mmext.BatchSimOTAAssigner or mmdet.SimOTAAssigner'
         )
 
@@ -462,7 +462,8 @@ def warn_if_made_for_hard_targets(name: str, loss: nn.Module, remedy: str | None
 
 @cache
 def _compiled_losses() -> Callable[..., dict[str, Tensor]]:
-    """`_batch_losses`, compiled to one graph for each input size and bucket of boxes; the default limit is too low."""
+    """`_batch_losses`, compiled to one graph for each input size and bucket of boxes."""
+    # The default limit of recompilations is too low.
     compiled = torch.compile(YOLOXHead._batch_losses, fullgraph=True, dynamic=False)
     return torch._dynamo.config.patch(recompile_limit=256)(compiled)
 

@@ -25,7 +25,7 @@ from mmext.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckHook(Hook):
-    """Stop before the first iteration where training or testing would run, but to a wrong result.
+    """Stop before the first iteration if training or testing would run but give wrong results.
 
     `mmext train` and `mmext test` add it. Under other tools add it to the hooks of the base, which a plain list would
     replace::
@@ -73,8 +73,8 @@ class CheckHook(Hook):
         trained, tested = tuple(self.trained_classes or ()), tuple(getattr(dataset, 'metainfo', {}).get('classes', ()))
         if trained != tested and set(trained) == set(tested):
             print_log(
-                f'The checkpoint was trained with the classes {trained}, and the test data have {tested}: if the '
-                "training data's annotation file has the first order, classes are evaluated under wrong names",
+                f'The checkpoint was trained with the classes {trained}, but the test data have {tested}. If the '
+                'training annotations are in the first order, results are reported under the wrong names',
                 logger='current',
                 level=logging.WARNING,
             )

@@ -40,8 +40,8 @@ class ReportHook(Hook):
     Args:
         num_pictures: The number of images of the last evaluation to draw, at least 0.
         score_thr: The lowest score of a drawn prediction, in [0, 1].
-        show_dir: The folder for the drawn images of a test, below the work dir and the time of the run, on several GPUs
-            for those of the first; None: draw none.
+        show_dir: Folder for the images drawn during a test, relative to WORK_DIR/TIMESTAMP. With several GPUs, only
+            rank 0's images are drawn. None: draw none.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -29,8 +29,8 @@ def asymmetric_loss(
 
     The focusing factors keep their gradient, as in the paper's analysis; the authors' code detaches them by default. A
     negative with p near 1 has almost no gradient: it counts as mislabeled. The loss is made for targets of 0 and 1: for
-    a target between them its minimum is not at p = t. With equal gammas and clip 0 it is focal loss without alpha, with
-    gammas and clip 0 it is BCE.
+    a target between them its minimum is not at p = t. With equal gammas and clip 0 it is focal loss without alpha; with
+    both gammas and clip 0, it is BCE.
 
     Args:
         logit: (..., C), before the sigmoid.
@@ -59,7 +59,8 @@ def asymmetric_loss(
     log_p = F.logsigmoid(logit)
     probability = log_p.exp()
     shifted = (probability - clip).relu()
-    log_reject = torch.log1p(-shifted) if clip > 0 else F.logsigmoid(-logit)
+    # A margin below the resolution of p would leave log(0) at p = 1.
+    log_reject = torch.log1p(-shifted) if clip > torch.finfo(logit.dtype).eps else F.logsigmoid(-logit)
     positive = power(1 - probability, gamma_pos, up_to_1=True) * log_p
     negative = power(shifted, gamma_neg, up_to_1=True) * log_reject
     return weigh_classes((target - 1) * negative - target * positive, class_weight)

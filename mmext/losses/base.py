@@ -4,6 +4,7 @@ import logging
 import sys
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
+from types import FrameType
 
 import torch
 from mmengine.logging import print_log
@@ -36,9 +37,6 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
         ValueError: For an unknown reduction, or a loss weight that is not a number of at least 0.
     """
 
-    per_row = True
-    """Whether the loss has one value for each row of the prediction, and not for each element."""
-
     def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0):
         super().__init__()
         check_choice(self, 'reduction', reduction, REDUCTIONS)
@@ -66,8 +64,8 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
             pred: The prediction: boxes (n, 4), or logits (..., C).
             target: The target, in a form that the class accepts.
             weight: A factor on each element or on each row; a bool counts as 0 or 1.
-            avg_factor: The divisor of `'mean'`, a number or a tensor on the device of `pred`. 0 counts as a tiny
-                number, so that a sum over nothing stays 0.
+            avg_factor: The divisor of `'mean'`, a number or a tensor on the device of `pred`. It is clamped to a tiny
+                positive number, so that an empty sum divided by 0 is 0.
             reduction_override: Replaces the reduction given at construction.
             **context: Further inputs that only some losses take; they go to :meth:`elementwise`.
 
@@ -88,18 +86,23 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
             self._check_caller()
         if reduction == 'none':
             loss = self._weighted(pred, target, weight, **context)
+        elif reduction == 'mean' and avg_factor is None:
+            loss = self.weighted_mean(pred, target, weight, **context)
         else:
             loss = self.weighted_sum(pred, target, weight, **context)
-        if reduction == 'mean' and avg_factor is None:
-            loss = loss / max(1, pred.shape[:-1].numel() if self.per_row else pred.numel())
-        elif reduction == 'mean':
-            tiny = torch.finfo(torch.float32).eps
-            loss = loss / (avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny))
+            if avg_factor is not None:
+                tiny = torch.finfo(torch.float32).eps
+                loss = loss / (avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny))
         return loss if self.loss_weight == 1 else self.loss_weight * loss
 
     def weighted_sum(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
         """The sum of the weighted loss over all elements."""
         return self._weighted(pred, target, weight, **context).sum()
+
+    def weighted_mean(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
+        """The mean of the weighted loss over all elements; 0 if there are none."""
+        loss = self._weighted(pred, target, weight, **context)
+        return loss.mean() if loss.numel() else loss.sum()
 
     def _weighted(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
         loss = self.elementwise(pred, target, **context)
@@ -128,16 +131,21 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
             return
         self._caller_checked = True
         frame = sys._getframe(2)
-        while frame is not None and frame.f_globals['__name__'].startswith(('torch.', 'mmext.losses')):
+        while frame is not None and _module(frame).startswith(('torch.', 'mmext.losses')):
             frame = frame.f_back
-        if frame is not None and frame.f_globals['__name__'] in DIVIDING_HEADS:
+        if frame is not None and _module(frame) in DIVIDING_HEADS:
             print_log(
-                f"{type(self).__name__} has reduction='mean', but {frame.f_globals['__name__']} divides by the number "
-                'of positives itself, so the loss is divided twice and trains at a thousandth of its size. Set '
-                "reduction='sum', or bbox_head.type='mmext.YOLOXHead'",
+                f"{type(self).__name__} has reduction='mean', but {_module(frame)} divides by the number of positives "
+                "itself, so the loss is divided twice and becomes negligible. Set reduction='sum', or "
+                "bbox_head.type='mmext.YOLOXHead'",
                 logger='current',
                 level=logging.WARNING,
             )
+
+
+def _module(frame: FrameType) -> str:
+    """The module of a frame; code that was executed from a string may have none."""
+    return frame.f_globals.get('__name__', '')
 
 
 class BoxLoss(ElementwiseLoss):
@@ -165,6 +173,9 @@ class SigmoidLoss(ElementwiseLoss):
     soft_target = True
     """Whether the loss is made for targets between 0 and 1, such as IoUs, and not for 0 and 1 alone."""
     per_row = False
+    """Whether the loss has one value for each row, the sum over its classes."""
+    rest = 'p = t'
+    """Where training with a soft target t comes to rest, for the documentation."""
 
     def __init__(
         self,
@@ -192,9 +203,8 @@ class SigmoidLoss(ElementwiseLoss):
     def of_logits(self, logit: Tensor, target: Target) -> Tensor:
         """The loss of each element or row, from logits (..., C)."""
 
-    def minimum(self, target: Tensor) -> Tensor:
-        """p = t"""
-        # The docs print the line above: the p at which training with a soft target t comes to rest.
+    def resting_point(self, target: Tensor) -> Tensor:
+        """`rest` as a number: where training with targets above 0 comes to rest, for a loss made for soft targets."""
         return target
 
     def elementwise(self, pred: Tensor, target: Target) -> Tensor:
@@ -204,9 +214,16 @@ class SigmoidLoss(ElementwiseLoss):
         if torch.compiler.is_compiling() or (weight is not None and weight.requires_grad):
             return super().weighted_sum(pred, target, weight)
         if weight is not None:
-            shape = pred.shape[:-1] if self.per_row else pred.shape
-            (weight,) = upcast(self.broadcast_weight(weight, shape))
+            (weight,) = upcast(self.broadcast_weight(weight, self._shape(pred)))
+            weight = weight.expand(self._shape(pred))
         return blockwise_sum(self.elementwise, pred, target, weight)
+
+    def weighted_mean(self, pred: Tensor, target: Target, weight: Tensor | None) -> Tensor:
+        return self.weighted_sum(pred, target, weight) / max(1, self._shape(pred).numel())
+
+    def _shape(self, pred: Tensor) -> torch.Size:
+        """The shape of the loss."""
+        return pred.shape[:-1] if self.per_row else pred.shape
 
 
 def register_per_class(

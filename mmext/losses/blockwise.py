@@ -5,7 +5,6 @@ autograd by itself, forward and backward, while it is in the cache, and only its
 """
 
 from collections.abc import Callable
-from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -15,8 +14,8 @@ from .numerics import upcast
 from .targets import Target, split_target
 
 Formula = Callable[[Tensor, Target], Tensor]
-# Elements of a block: on a CPU for each thread, since larger blocks leave the cache and smaller ones cost calls;
-# elsewhere in all, about 1 GiB of float32 intermediates.
+# Elements per block. On a CPU, per thread: larger blocks do not fit the cache, smaller ones add call overhead. On other
+# devices, in total: about 1 GiB of float32 intermediates.
 CPU_BLOCK = 2**17
 DEVICE_BLOCK = 2**24
 
@@ -25,13 +24,13 @@ def blockwise_sum(formula: Formula, pred: Tensor, target: Target, weight: Tensor
     """The sum of `formula(pred, target) * weight`, in float32 or wider.
 
     The first backward pass uses the gradient that was computed beside the sum. Later ones (`retain_graph=True`), and
-    one that is itself differentiated (`create_graph=True`), compute it again.
+    one that is itself differentiated (`create_graph=True`), compute it again. `torch.func` is not supported.
 
     Args:
         formula: The loss of each element (..., C) or of each row (...). It must not depend on other rows.
         pred: (..., C); the only input that gets a gradient.
         target: See :func:`~mmext.losses.targets.dense_target`.
-        weight: A factor on what the formula returns, of a shape that broadcasts to it; bool counts as 0 and 1.
+        weight: A factor on what the formula returns, of the same shape, float32 or wider.
 
     Raises:
         ValueError: If the target does not fit.
@@ -40,6 +39,10 @@ def blockwise_sum(formula: Formula, pred: Tensor, target: Target, weight: Tensor
     parts = [part if part is None else part.detach() for part in (labels, scores, weight)]
     if pred.dim() == 1:
         pred, *parts = (part if part is None else part.unsqueeze(0) for part in (pred, *parts))
+    elif pred.dim() > 2 and pred.is_contiguous():
+        # Other layouts, such as a head's (B, C, H, W), would be copied; they are split along the first dimension.
+        last = pred.dim() - 2
+        pred, *parts = (part if part is None else part.flatten(0, last) for part in (pred, *parts))
     with_gradient = torch.is_grad_enabled() and pred.requires_grad
     return _BlockwiseSum.apply(formula, with_gradient, pred, *parts)
 
@@ -76,12 +79,13 @@ def _sum(formula: Formula, with_gradient: bool, *tensors: Tensor | None) -> tupl
         return _sum_of_block(formula, with_gradient, *tensors)
     gradient = torch.empty_like(pred, dtype=torch.promote_types(pred.dtype, torch.float32)) if with_gradient else None
     total = 0
-    blocks = (repeat(None) if tensor is None else tensor.split(rows) for tensor in (gradient, *tensors))
-    for out, *parts in zip(*blocks):
-        part, gradient_of_part = _sum_of_block(formula, with_gradient, *parts)
-        total = total + part
+    for start in range(0, len(pred), rows):
+        block = slice(start, start + rows)
+        parts = (tensor if tensor is None else tensor[block] for tensor in tensors)
+        total_of_block, gradient_of_block = _sum_of_block(formula, with_gradient, *parts)
+        total = total + total_of_block
         if with_gradient:
-            out.copy_(gradient_of_part)
+            gradient[block] = gradient_of_block
     return total, gradient
 
 
@@ -100,8 +104,10 @@ def _sum_of_block(
     if not with_gradient:
         return total, None
     # The weight is the gradient of the sum by the loss: autograd need not multiply by it.
-    weight = torch.ones_like(total) if weight is None else weight
-    return total, torch.autograd.grad(loss, leaf, weight.expand_as(loss))[0]
+    slope = (torch.ones_like(total) if weight is None else weight).expand_as(loss)
+    (gradient,) = torch.autograd.grad(loss, leaf, slope)
+    # Of a linear formula it is the slope itself, which must not be changed.
+    return total, gradient.clone() if gradient.data_ptr() == slope.data_ptr() else gradient
 
 
 def _target(labels: Tensor | None, scores: Tensor | None) -> Target:

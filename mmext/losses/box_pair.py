@@ -111,7 +111,7 @@ class BoxPair:
     `eps` has IoU 0. A box with x2 < x1 or y2 < y1 counts as the empty box at its (x1, y1). Coordinates beyond a quarter
     of the fourth root of the type's maximum (1e9 in float32) saturate, so that no product overflows.
 
-    To stop a gradient, detach the value: a property keeps the grad mode of its first use.
+    To stop a gradient, use `.detach()`, not `torch.no_grad()`: a property keeps the grad mode of its first use.
 
     Args:
         pred: Predicted boxes (x1, y1, x2, y2), of shape (..., 4), in any unit.
@@ -134,7 +134,7 @@ class BoxPair:
     @lazy_property
     def intersection(self) -> Tensor:
         """Area of the intersection, (...)."""
-        # The gradient passes at 0, or a box without width would never grow.
+        # The gradient must pass at 0; otherwise a zero-width box could never grow.
         return area(F.threshold(self.overlap_wh, -torch.finfo(self.overlap_wh.dtype).tiny, 0))
 
     @lazy_property

@@ -52,9 +52,10 @@ def class_weights(
     power = POWERS.get(method) if power is None else power
     if power is not None and not 0 <= power < float('inf'):
         raise ValueError(f'class_weights: power must be a number of at least 0, but is {power!r}')
+    counts = list(counts)
     if not counts or min(counts) < 0 or max(counts) == 0:
-        raise ValueError(f'class_weights: counts must be at least 0, at least one above 0, but are {list(counts)}')
-    weights = [_weight(count, power, beta) if count else None for count in counts]
+        raise ValueError(f'class_weights: counts must be at least 0, at least one above 0, but are {counts}')
+    weights = [_weight(count, max(counts), power, beta) if count else None for count in counts]
     present = [weight for weight in weights if weight is not None]
     if len(present) < len(weights):
         empty = [index for index, count in enumerate(counts) if not count]
@@ -68,6 +69,6 @@ def class_weights(
     return [scale * (mean if weight is None else weight) for weight in weights]
 
 
-def _weight(count: int, power: float | None, beta: float) -> float:
+def _weight(count: int, largest: int, power: float | None, beta: float) -> float:
     """The weight of a class before scaling, by the power, or if it is None by the effective number."""
-    return (1 - beta) / (1 - beta**count) if power is None else count**-power
+    return (1 - beta) / (1 - beta**count) if power is None else (largest / count) ** power

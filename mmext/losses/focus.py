@@ -123,8 +123,8 @@ class WiseFocus(Focus):
         momentum: The step of the running mean, in [0, 1]; 0 keeps it. The paper suggests 1 - 0.05**(1 / (n * t)) for n
             iterations per epoch and t epochs until the AP levels off.
         sync: All-reduce the mean over the ranks at each call. Every rank must then call the loss equally often, as
-            :class:`YOLOXHead` and mmdet's RetinaHead do. A head that skips the loss on ranks without positives would
-            hang: set it to False there, and each rank keeps its own mean.
+            :class:`YOLOXHead` and mmdet's RetinaHead do. With a head that skips the loss on ranks without positives,
+            training would hang: set it to False there, so that each rank keeps its own mean.
         **version_kwargs: `gamma`, at least 0, of version 2; `alpha`, above 1, and `delta`, above 0, of version 3.
 
     Raises:
@@ -176,8 +176,8 @@ class WiseFocus(Focus):
 
     @torch.no_grad()
     def _update(self, loss: Tensor, weight: Tensor | None) -> None:
-        """Move the mean towards that of the pairs that count, over all ranks; without such pairs it stays."""
-        # 1 - IoU is at most 1, or NaN: one NaN would stay in the mean for good.
+        """Move the mean towards that of the pairs that count, over all ranks; unchanged if there are none."""
+        # 1 - IoU is at most 1, or NaN: one NaN would stay in the mean permanently.
         counts = loss <= 1
         if weight is not None:
             weighted = weight if weight.dtype == torch.bool else weight > 0

@@ -88,6 +88,8 @@ class IABCELoss(SigmoidLoss):
         tensor(0.8664)
     """
 
+    rest = 'p = max(t, 0.01)'
+
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0, **kwargs):
         super().__init__(**kwargs)
         check_at_least(self, 0, alpha=alpha, gamma=gamma)
@@ -99,6 +101,5 @@ class IABCELoss(SigmoidLoss):
     def of_logits(self, logit: Tensor, target: Target) -> Tensor:
         return ia_bce_loss(logit, target, self.alpha, self.gamma, self.class_weight)
 
-    def minimum(self, target: Tensor) -> Tensor:
-        """p = max(t, 0.01)"""
+    def resting_point(self, target: Tensor) -> Tensor:
         return target.clamp(min=LOWEST_TARGET)

@@ -75,6 +75,8 @@ class MALoss(SigmoidLoss):
         tensor(0.9382)
     """
 
+    rest = 'p = t**gamma'
+
     def __init__(self, gamma: float = 1.5, **kwargs):
         super().__init__(**kwargs)
         check_at_least(self, 0, gamma=gamma)
@@ -83,6 +85,5 @@ class MALoss(SigmoidLoss):
     def of_logits(self, logit: Tensor, target: Target) -> Tensor:
         return ma_loss(logit, target, self.gamma, self.class_weight)
 
-    def minimum(self, target: Tensor) -> Tensor:
-        """p = t**gamma"""
+    def resting_point(self, target: Tensor) -> Tensor:
         return target**self.gamma

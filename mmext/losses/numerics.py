@@ -23,7 +23,7 @@ def power(base: Tensor, exponent: float, up_to_1: bool = False) -> Tensor:
     Args:
         base: At least 0.
         exponent: At least 0.
-        up_to_1: Promises that the base is in [0, 1], which saves the check for overflow.
+        up_to_1: Whether the base is known to be in [0, 1]; skips the overflow clamp.
     """
     info = torch.finfo(base.dtype)
     if exponent == 0:
@@ -35,7 +35,8 @@ def power(base: Tensor, exponent: float, up_to_1: bool = False) -> Tensor:
         return base * base
     if exponent > 1:
         return (base if up_to_1 else base.clamp(min=0, max=info.max ** (0.5 / exponent))).pow(exponent)
-    return torch.where(base > info.eps, base.clamp(min=info.eps).pow(exponent), 0.0)
+    # The comparison is false for NaN, which must stay NaN.
+    return torch.where(base <= info.eps, 0.0, base.clamp(min=info.eps).pow(exponent))
 
 
 def lerp(start: float | Tensor, end: float | Tensor, weight: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ def bce(logit: Tensor, target: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(probability: Tensor) -> Tensor:
-    """The logit of a probability, in float32 or wider; 0 and 1 are moved to where the logit has a finite gradient."""
+    """The logit of a probability, in float32 or wider; probabilities are clamped away from 0 and 1."""
     (probability,) = upcast(probability)
     eps = torch.finfo(probability.dtype).eps
     return probability.clamp(eps**2, 1 - eps).logit()

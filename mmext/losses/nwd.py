@@ -1,4 +1,4 @@
-"""Loss of the normalized Wasserstein distance, for tiny boxes. It contains no IoU and so is no variant of one."""
+"""Normalized Wasserstein distance loss, for tiny boxes. It does not use the IoU, so it is no variant of `IoULoss`."""
 
 import torch
 from torch import Tensor

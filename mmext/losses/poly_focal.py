@@ -32,7 +32,7 @@ def poly_focal_loss(
     Args:
         logit: (..., C), before the sigmoid.
         target: Scores (..., C), integer labels (...), or both; see :func:`dense_target`.
-        epsilon: What is added to the first coefficient, which is 1; at least -1.
+        epsilon: The amount added to the first polynomial coefficient (1 in focal loss), at least -1.
         alpha: The weight of positives in [0, 1], one number or one per class; negatives have 1 - alpha. None, the
             published form, weights both by 1.
         gamma: The focusing parameter, at least 0.
@@ -71,7 +71,7 @@ class PolyFocalLoss(SigmoidLoss):
         scalar, or (..., C) with `reduction='none'`. Without `avg_factor`, `'mean'` averages over all elements.
 
     Args:
-        epsilon: What is added to the first coefficient, at least -1.
+        epsilon: The amount added to the first polynomial coefficient, at least -1.
         alpha: The weight of positives in [0, 1], one number or one per class; None: 1 for positives and negatives.
         gamma: The focusing parameter, at least 0.
         **kwargs: `class_weight`, `activated`, `use_sigmoid`, `reduction`, `loss_weight`; see :class:`SigmoidLoss`.

@@ -9,7 +9,7 @@ from mmext.checks import check_at_least
 from mmext.registry import MODELS
 
 from .base import ElementwiseLoss, register_per_class
-from .numerics import power, upcast
+from .numerics import lerp, power, upcast
 from .targets import per_class
 
 
@@ -20,7 +20,7 @@ def softmax_focal_loss(
     gamma: float = 2.0,
     background_index: int = 0,
 ) -> Tensor:
-    r"""Focal loss over a softmax, for labels of which exactly one is true.
+    r"""Focal loss over a softmax, for exactly one label per row.
 
     .. math:: L = -\alpha_y\, (1 - p_y)^\gamma \log p_y, \qquad p = \operatorname{softmax}(\text{logit})
 
@@ -67,7 +67,7 @@ def softmax_focal_loss(
     if isinstance(alpha, Tensor):
         return alpha[label.squeeze(-1)] * loss
     background = label.squeeze(-1) == background_index % logit.shape[-1]
-    return torch.where(background, alpha, 1 - alpha) * loss
+    return lerp(1 - alpha, alpha, background.to(loss.dtype)) * loss
 
 
 @MODELS.register_module()
@@ -83,7 +83,7 @@ class SoftmaxFocalLoss(ElementwiseLoss):
 
     Args:
         alpha: One weight of at least 0 per class; or a number in [0, 1], the weight of the background class, with 1
-            minus it for every other class; None: 1 for all.
+            minus it forevery other class; None: 1 for all.
         gamma: The focusing parameter, at least 0.
         num_classes: The number of logits in a row; if given, the number of alphas is checked against it.
         background_index: The class that a single alpha treats as background; -1 is the last.

@@ -20,6 +20,8 @@ def split_target(logit: Tensor, target: Target) -> tuple[Tensor | None, Tensor |
     Raises:
         ValueError: If the target has none of the forms of :func:`dense_target`.
     """
+    if not logit.dim():
+        raise ValueError('the logits must be of shape (..., C), but are a single number; use logit.reshape(1, 1)')
     labels, scores = target if isinstance(target, (tuple, list)) else (target, None)
     if scores is None and target.shape == logit.shape:
         return None, target.detach()
@@ -39,8 +41,9 @@ def dense_target(logit: Tensor, target: Target) -> tuple[Tensor, Tensor]:
 
     Args:
         logit: (..., C), before the sigmoid.
-        target: One of three forms: scores (..., C) in [0, 1]; integer labels (...), where any number outside 0..C-1
-            means background; or a pair (labels, scores), both (...), with the score of the labeled class.
+        target: One of three forms: scores (..., C) in [0, 1], which is not checked; integer labels (...), where any
+            number outside 0..C-1 means background; or a pair (labels, scores), both (...), with the score of the
+            labeled class.
 
     Raises:
         ValueError: If the target has none of these forms.

@@ -14,7 +14,7 @@ CLASSES = 5
 
 
 def priors(size=160, strides=(8, 16, 32)):
-    """Centre and stride of each prior, (A, 4)."""
+    """Center and stride of each prior, (A, 4)."""
     levels = []
     for stride in strides:
         places = torch.arange(size // stride) * stride + stride / 2
@@ -38,9 +38,9 @@ def predictions(gt, size, generator, kind, classes=CLASSES):
     """Boxes and scores: of an untrained model, of a trained one, or all alike."""
     places = priors(size)
     number = len(places)
-    centre = places[:, :2] + torch.randn(number, 2, generator=generator) * places[:, 2:]
+    center = places[:, :2] + torch.randn(number, 2, generator=generator) * places[:, 2:]
     half = places[:, 2:] * torch.randn(number, 2, generator=generator).exp()
-    boxes = torch.cat([centre - half, centre + half], -1)
+    boxes = torch.cat([center - half, center + half], -1)
     logit = torch.randn(number, classes, generator=generator) * 2 - 2
     if kind == 'late' and len(gt):
         of = torch.randint(0, len(gt), (number,), generator=generator)

@@ -2,6 +2,7 @@
 
 import pytest
 from mmcv.ops import RoIAlign
+from mmdet.models.losses import FocalLoss
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
@@ -152,12 +153,17 @@ class TestOperators:
 
     @pytest.mark.parametrize('kind', ['YOLOXHead', 'RetinaHead'])
     def test_refuses_the_nms_of_mmdet(self, kind):
-        with pytest.raises(ValueError, match=r'needs batched_nms of mmcv.*`make ops`.*mmext\.YOLOXHead'):
+        with pytest.raises(ValueError, match=r'needs .*batched_nms of mmcv.*`make ops`.*mmext\.YOLOXHead'):
             check_operators(self.detector(kind, nms=self.nms))
 
     def test_refuses_the_nms_of_a_second_stage(self):
         with pytest.raises(ValueError, match='batched_nms'):
             check_operators(self.detector('Shared2FCBBoxHead', rpn={'nms_pre': 1}, rcnn={'nms': self.nms}))
+
+    def test_refuses_the_focal_loss_of_mmdet(self):
+        """With labels on a GPU it calls mmcv's operator."""
+        with pytest.raises(ValueError, match='needs sigmoid_focal_loss of mmcv'):
+            check_operators(self.detector('RetinaHead', FocalLoss()))
 
     def test_refuses_an_operator_in_any_part(self):
         """YOLOXHead has an NMS of its own, but a RoIAlign elsewhere in its model has no substitute."""
@@ -165,7 +171,7 @@ class TestOperators:
         with pytest.raises(ValueError, match='needs RoIAlign of mmcv'):
             check_operators(model)
 
-    @pytest.mark.parametrize('kind, nms', [('mmext.YOLOXHead', nms), ('RetinaHead', None)])
+    @pytest.mark.parametrize('kind, nms', [('mmext.YOLOXHead', nms), ('GFLHead', None)])
     def test_accepts_a_model_that_needs_none(self, kind, nms):
         check_operators(self.detector(kind, nms=nms))
 
@@ -189,7 +195,7 @@ def test_refuses_an_assigner_that_takes_logits():
         return model_with('YOLOXHead', train_cfg=dict(assigner=dict(type=kind)))
 
     check_assigner(model('SimOTAAssigner'))
-    with pytest.raises(ValueError, match=r'DynamicSoftLabelAssigner.*takes logits.*mmext\.BatchSimOTAAssigner'):
+    with pytest.raises(ValueError, match=r'DynamicSoftLabelAssigner.*takes class logits.*mmext\.BatchSimOTAAssigner'):
         check_assigner(model('DynamicSoftLabelAssigner'))
 
 

@@ -194,4 +194,4 @@ def compare(ours, theirs, logit: Tensor, target: Tensor | tuple[Tensor, Tensor])
 
 def per_row(loss: Loss) -> bool:
     """Whether the loss has one value for each row, not for each element."""
-    return getattr(losses, loss.kind).per_row
+    return loss not in SIGMOID_LOSSES or getattr(losses, loss.kind).per_row

@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData
 from table import BOX_LOSSES, CLASSES, EXEMPT, LOSSES, ROWS, SIGMOID_LOSSES, inputs, per_row
 
 from mmext import losses
+from mmext.losses import FocalLoss
 
 ASSIGN = dict(assigner=dict(type='SimOTAAssigner'))
 # Of the first row of each class the contract is tested in full; the parts of a loss do not touch it.
@@ -66,15 +67,6 @@ class TestContract:
         torch.testing.assert_close(row.build()(pred, target, weight), values * weight)
         torch.testing.assert_close(row.build()(pred, target, weight.flatten()), values * weight)
 
-    def test_weight_of_each_row_as_a_column(self, row):
-        if per_row(row):
-            return
-        pred, target = inputs(row)
-        weight = torch.arange(ROWS, dtype=torch.float64).unsqueeze(-1)
-        for reduction in ('none', 'sum'):
-            expected = row.build(reduction=reduction)(pred, target, weight.squeeze(-1))
-            torch.testing.assert_close(row.build(reduction=reduction)(pred, target, weight), expected)
-
     def test_weight_that_fits_nothing(self, row):
         with pytest.raises(ValueError, match=r'\(5,\)'):
             row.build()(*inputs(row), weight=torch.ones(5))
@@ -100,6 +92,15 @@ class TestContract:
     def test_one_weight_for_all_rows_fits_nothing(self, row):
         with pytest.raises(ValueError, match=r'\(1,\)'):
             row.build()(*inputs(row), weight=torch.ones(1))
+
+
+@pytest.mark.parametrize('row', [row for row in CONTRACT if not per_row(row)], ids=str)
+def test_weight_of_each_row_as_a_column(row):
+    pred, target = inputs(row)
+    weight = torch.arange(ROWS, dtype=torch.float64).unsqueeze(-1)
+    for reduction in ('none', 'sum'):
+        expected = row.build(reduction=reduction)(pred, target, weight.squeeze(-1))
+        torch.testing.assert_close(row.build(reduction=reduction)(pred, target, weight), expected)
 
 
 @contextlib.contextmanager
@@ -253,6 +254,10 @@ class TestDividedTwice:
         warnings = [record.message for record in log.records if 'divided twice' in record.message]
         assert [warning.split()[0] for warning in warnings] == ['VarifocalLoss', 'IoULoss']
         assert all("reduction='sum'" in warning and 'mmdet' in warning for warning in warnings)
+
+    def test_a_caller_without_a_module(self):
+        loss = FocalLoss()
+        exec('loss(*inputs)', {'loss': loss, 'inputs': (torch.zeros(1, 1), torch.zeros(1, 1))})
 
     @pytest.mark.parametrize(
         ('kind', 'reduction'), [('YOLOXHead', 'sum'), ('mmext.YOLOXHead', 'sum'), ('mmext.YOLOXHead', 'mean')]

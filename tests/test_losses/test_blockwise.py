@@ -29,13 +29,14 @@ def sums(row, logit, *args):
 class TestEveryLoss:
     @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
     @pytest.mark.parametrize('form', ['scores', 'labels', 'pairs'])
-    @pytest.mark.parametrize('weight', [None, 'rows', 'mask', 'elements'])
+    @pytest.mark.parametrize('weight', [None, 'rows', 'mask', 'elements', 'broadcast'])
     @pytest.mark.parametrize('block', [2**17, 12])
     def test_equals_the_plain_formula(self, row, dtype, tolerance, form, weight, block, monkeypatch):
         monkeypatch.setattr(blockwise, 'CPU_BLOCK', block)
         logit, scores = logits_and_scores(dtype)
-        elements = scores[:, 1] if per_row(row) else scores + 0.1
-        weight = {None: None, 'rows': scores[:, 1] + 0.1, 'mask': LABELS % 2 == 0, 'elements': elements}[weight]
+        elements, column = (scores[:, 1], torch.tensor(2.0)) if per_row(row) else (scores + 0.1, scores[:, :1])
+        rows, mask = scores[:, 1] + 0.1, LABELS % 2 == 0
+        weight = {'rows': rows, 'mask': mask, 'elements': elements, 'broadcast': column}.get(weight)
         torch.testing.assert_close(*sums(row, logit, target_of(form, scores), weight), rtol=tolerance, atol=tolerance)
 
     def test_second_derivative_is_that_of_the_plain_formula(self, row, monkeypatch):
@@ -79,6 +80,18 @@ class TestEveryLoss:
         losses = [row.build(reduction=reduction)(leaf.transpose(1, 2), scores).sum() for reduction in ('sum', 'none')]
         torch.testing.assert_close(*losses)
         torch.testing.assert_close(*(torch.autograd.grad(loss, leaf)[0] for loss in losses))
+
+    @pytest.mark.parametrize('shape', [(1, 40, 3), (2, 2, 10, 3)])
+    def test_leading_dimensions_are_split(self, row, shape, monkeypatch):
+        monkeypatch.setattr(blockwise, 'CPU_BLOCK', 12)
+        logit, scores = logits_and_scores()
+        leaf = logit.clone().requires_grad_()
+        with OpCounter() as counter:
+            loss = row.build(reduction='sum')(leaf.view(shape), scores.view(shape), LABELS.view(shape[:-1]) % 2)
+        assert counter.operations['sigmoid'] + counter.operations['log_sigmoid_forward'] >= 40 // 4
+        expected = row.build(reduction='sum')(logit.requires_grad_(), scores, LABELS % 2)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(torch.autograd.grad(loss, leaf), torch.autograd.grad(expected, logit))
 
     def test_a_weight_that_learns(self, row):
         logit, scores = logits_and_scores()
@@ -143,3 +156,32 @@ def test_a_mean_goes_block_by_block(avg_factor):
     logit, scores = logits_and_scores()
     loss = FocalLoss(reduction='mean')(logit.requires_grad_(), scores, avg_factor=avg_factor)
     assert '_BlockwiseSum' in str(loss.grad_fn.next_functions)
+
+
+@pytest.mark.parametrize('weight', [None, torch.rand(40, 3, dtype=torch.float64)])
+def test_a_linear_formula_leaves_the_weight_alone(weight):
+    """Its gradient is the weight itself."""
+    logit, scores = logits_and_scores()
+    before = None if weight is None else weight.clone()
+    loss = 3 * blockwise_sum(lambda logit, target: logit - target, logit.requires_grad_(), scores, weight)
+    expected = 3 * (torch.ones_like(logit) if weight is None else weight)
+    torch.testing.assert_close(torch.autograd.grad(loss, logit)[0], expected)
+    assert weight is None or torch.equal(weight, before)
+
+
+def test_blocks_on_another_device_have_a_budget(monkeypatch):
+    """In all, not for each thread."""
+    monkeypatch.setattr(blockwise, 'DEVICE_BLOCK', 12)
+    seen = []
+
+    def formula(logit, target):
+        seen.append(len(logit))
+        return focal_loss(logit, target)
+
+    blockwise_sum(formula, *(part.to('meta') for part in logits_and_scores()))
+    assert seen == [4] * 10
+
+
+def test_refuses_a_single_number():
+    with pytest.raises(ValueError, match=r'shape \(..., C\), but are a single number'):
+        FocalLoss(reduction='sum')(torch.tensor(0.0), torch.tensor(1.0))

@@ -12,7 +12,7 @@ from mmext.losses import IoULoss, iou_loss
 from mmext.losses.box_pair import BoxPair
 from mmext.losses.focus import FocalFocus, PIoUFocus, WiseFocus
 
-# IoU 1/2, 0 and 1; the centres' squared distance over the squared diagonal: 1/20, 0.52, 0.
+# IoU 1/2, 0 and 1; the centers' squared distance over the squared diagonal: 1/20, 0.52, 0.
 PRED = torch.tensor([[0.0, 0, 4, 2], [0, 0, 2, 2], [1, 1, 3, 3]], dtype=torch.float64)
 TARGET = torch.tensor([[0.0, 0, 2, 2], [4, 4, 6, 7], [1, 1, 3, 3]], dtype=torch.float64)
 

@@ -106,7 +106,7 @@ def test_08_parts_that_are_not_raised_not_detached_or_overwritten():
 
 
 def test_09_the_running_mean():
-    """An empty batch made it NaN for ever; in place, it changed what others held; it was shared by all instances."""
+    """An empty batch made it NaN forever; in place, it changed what others held; it was shared by all instances."""
     losses = [IoULoss(focus={'type': 'mmext.WiseFocus', 'version': 3}, reduction='none') for _ in range(2)]
     pred, target = pair(*P0)
     losses[0](pred[:0], target[:0])
@@ -176,7 +176,7 @@ def test_15_nwd_of_identical_boxes():
 
 
 def test_16_a_loss_that_is_not_zero_at_its_best():
-    """KFIoU is 2/3 there, and ignores the centres; none of mmext's does."""
+    """KFIoU is 2/3 there, and ignores the centers; none of mmext's does."""
     box, moved = pair([3, 3, 5, 7], [4, 3, 6, 7])
     for row in BOX_LOSSES:
         assert row.build()(box, box.detach()).item() == 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmext.losses.numerics import inverse_sigmoid, power, upcast
+from mmext.losses.numerics import inverse_sigmoid, lerp, power, upcast
 
 
 @pytest.mark.parametrize('exponent', [0, 0.5, 1, 1.5, 2, 6])
@@ -24,6 +24,18 @@ def test_power_saturates(exponent):
     result.backward()
     assert result.isfinite().all()
     assert base.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('exponent', [0.5, 1, 2, 6])
+def test_power_of_nan(exponent):
+    assert power(torch.tensor([float('nan')]), exponent).isnan()
+
+
+@pytest.mark.parametrize('end', [0.7, torch.tensor([0.7, 0.1])])
+def test_lerp(end):
+    weight = torch.tensor([[0.0, 0.25], [0.5, 1.0]])
+    start = torch.tensor([0.3, 0.5]) if isinstance(end, torch.Tensor) else 0.3
+    torch.testing.assert_close(lerp(start, end, weight), start + weight * (end - start))
 
 
 def test_upcast():

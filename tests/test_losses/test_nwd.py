@@ -23,7 +23,7 @@ def pair(pred, target):
 )
 @pytest.mark.parametrize('constant', [12.8, 3.0])
 def test_by_hand(pred, target, distance, constant):
-    """The distance of the centres, and half the differences of the sides."""
+    """The distance of the centers, and half the differences of the sides."""
     loss = nwd_loss(*pair(pred, target), constant)
     assert loss.item() == pytest.approx(1 - math.exp(-distance / constant), abs=1e-12)
 

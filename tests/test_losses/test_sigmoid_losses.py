@@ -14,10 +14,16 @@ def slope(row, logit, target):
     return torch.autograd.grad(loss, leaf)[0][:, 0]
 
 
-@pytest.mark.parametrize('row', SIGMOID_LOSSES, ids=str)
-class TestMinimum:
+def is_soft(row):
+    return getattr(losses, row.kind).soft_target
+
+
+class TestRest:
+    """Where training comes to rest: where the slope changes its sign."""
+
+    @pytest.mark.parametrize('row', SIGMOID_LOSSES, ids=str)
     def test_hard_targets(self, row):
-        """Training moves p towards t from anywhere, and the loss falls to 0 there."""
+        """p moves towards t from anywhere, and the loss falls to 0 there."""
         logit = torch.linspace(-40, 40, 81, dtype=torch.float64)
         for target, end in ((0.0, 0), (1.0, -1)):
             slopes = slope(row, logit, target)
@@ -25,24 +31,18 @@ class TestMinimum:
             at_end = logit[end].expand(1, 3)
             assert row.build()(at_end, torch.full_like(at_end, target)).abs().max() < 1e-12
 
+    @pytest.mark.parametrize('row', [row for row in SIGMOID_LOSSES if is_soft(row)], ids=str)
     @pytest.mark.parametrize('target', [0.1, 0.3, 0.6, 0.9])
     def test_soft_targets(self, row, target):
-        """The slope changes its sign where the class says, if it says that it is made for soft targets."""
-        loss = row.build()
-        if not loss.soft_target:
-            return
-        rest = loss.minimum(torch.tensor(target, dtype=torch.float64))
+        rest = row.build().resting_point(torch.tensor(target, dtype=torch.float64))
         around = torch.stack([rest - 1e-3, (rest + 1e-3).clamp(max=1 - 1e-6)]).logit()
         below, above = slope(row, around, target)
         assert below < 0
         assert above > 0 or rest == 1
 
-    def test_elsewhere_for_hard_losses(self, row):
-        """Those that say they are made for 0 and 1 alone do come to rest elsewhere for some target."""
-        if row.build().soft_target or row.arguments:
-            return
-        around = torch.tensor([0.6 - 0.02, 0.6 + 0.02], dtype=torch.float64).logit()
-        below, above = slope(row, around, 0.6)
+    @pytest.mark.parametrize('row', [row for row in SIGMOID_LOSSES if not is_soft(row) and not row.arguments], ids=str)
+    def test_losses_for_hard_targets_come_to_rest_elsewhere(self, row):
+        below, above = slope(row, torch.tensor([0.58, 0.62], dtype=torch.float64).logit(), 0.6)
         assert not below < 0 < above
 
 

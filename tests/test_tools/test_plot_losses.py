@@ -93,6 +93,6 @@ def test_training_comes_to_rest_where_the_loss_says():
     for name in loss_curves.class_losses():
         if loss_curves.takes_scores(name):
             loss = getattr(losses, name)()
-            expected = float(loss.minimum(torch.tensor(0.3)))
+            expected = float(loss.resting_point(torch.tensor(0.3)))
             right = loss_curves.resting_point(name, 0.3) == pytest.approx(expected, abs=1e-3)
             assert right is loss.soft_target, name
