@@ -135,7 +135,9 @@ class BoxPair:
     def intersection(self) -> Tensor:
         """Area of the intersection, (...)."""
         # The gradient must pass at 0; otherwise a zero-width box could never grow.
-        return area(F.threshold(self.overlap_wh, -torch.finfo(self.overlap_wh.dtype).tiny, 0))
+        # Nothing below 0 may pass: the smallest subnormal number is the only threshold between 0 and the rest.
+        info = torch.finfo(self.overlap_wh.dtype)
+        return area(F.threshold(self.overlap_wh, -info.tiny * info.eps, 0))
 
     @lazy_property
     def union(self) -> Tensor:

@@ -195,6 +195,16 @@ def test_finite_for_any_eight_floats(numbers, row, alpha):
         assert values.isfinite().all()
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('gap', [1e-30, 3e-40, 1e-44])
+def test_a_subnormal_gap_is_no_overlap(gap, dtype):
+    """The IoU is 0, not a negative number without a power."""
+    pred, target = boxes([0.0, gap, 1, 1], dtype=dtype), boxes([0.0, -1, 1, 0], dtype=dtype)
+    assert BoxPair(pred, target).iou.item() == 0
+    for values in loss_and_gradients(IoULoss(alpha=1.5, reduction='none'), pred, target):
+        assert values.isfinite().all()
+
+
 # Coordinates in pixels, on a grid that shifts and factors leave exact.
 pixels = st.integers(0, 4096).map(lambda number: number / 8)
 sides = st.integers(1, 4096).map(lambda number: number / 8)
