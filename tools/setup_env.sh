@@ -97,9 +97,9 @@ print('MMCV_WITH_OPS=1' if torch.cuda.is_available() and fits else 'MMCV_WITH_OP
 PY
 }
 
-# Through mmcv_cxx.sh, which bears the name of the compiler, since torch checks it. pip's cache does not depend on CXX.
+# Through mmcv_cxx.sh, under the name of the compiler, since torch checks it. It runs only if pip has not kept the wheel.
 install_mmcv() {
-    say 'installing mmcv with its operators: seconds where pip has kept the wheel, else ten minutes of building on two cores'
+    say 'installing mmcv with its operators: seconds where pip has kept the wheel, else two minutes of building on two cores'
     local environment compiler=${CXX:-c++}
     environment=$(build_environment)
     COMPILER_FOLDER=$(mktemp -d)
