@@ -97,11 +97,16 @@ print('MMCV_WITH_OPS=1' if torch.cuda.is_available() and fits else 'MMCV_WITH_OP
 PY
 }
 
+# Through mmcv_cxx.sh, under the name of the compiler, since torch checks it. It runs only if pip has not kept the wheel.
 install_mmcv() {
-    say 'installing mmcv with its operators: seconds where pip has kept the wheel, else ten minutes of building on two cores'
-    local environment
+    say 'installing mmcv with its operators: seconds where pip has kept the wheel, else two minutes of building on two cores'
+    local environment compiler=${CXX:-c++}
     environment=$(build_environment)
-    env $environment $INSTALL --no-deps "$@" "$(grep '^onedl-mmcv==' $CONSTRAINTS)" ||
+    COMPILER_FOLDER=$(mktemp -d)
+    trap 'rm -rf "$COMPILER_FOLDER"' EXIT
+    ln -s "$PWD/tools/mmcv_cxx.sh" "$COMPILER_FOLDER/${compiler##*/}"
+    env $environment CXX="$COMPILER_FOLDER/${compiler##*/}" MMCV_CXX="$compiler" MMCV_PCH="$COMPILER_FOLDER" \
+        $INSTALL --no-deps "$@" "$(grep '^onedl-mmcv==' $CONSTRAINTS)" ||
         fail 'mmcv does not build here; it needs a C++ compiler and the headers of Python (Debian: apt install g++ python3-dev)'
 }
 

@@ -110,6 +110,136 @@ def test_a_system_torch_that_is_too_old_is_refused_and_not_replaced(checkout, tm
     assert list(checkout.glob('.venv/lib/python*/site-packages/system_torch.pth')) == [] or passes
 
 
+@pytest.mark.parametrize('compiler', [None, 'clang++', '/opt/some gcc/bin/g++-13'])
+def test_mmcv_is_built_through_the_wrapper(checkout, compiler):
+    (checkout / 'requirements').mkdir()
+    venv.create(checkout / '.venv', symlinks=True)
+    (checkout / '.venv' / 'constraints.txt').write_text('onedl-mmcv==2.3.6\n')
+    (checkout / 'tools' / 'mmcv_cxx.sh').touch()
+    (site,) = checkout.glob('.venv/lib/python*/site-packages')
+    (site / 'torch.py').write_text('class cuda:\n    is_available = lambda: False\nclass version:\n    cuda = None\n')
+    # A pip that says how it was called; the wrapper must be there while it runs.
+    (site / 'pip.py').write_text(
+        'import os, sys\n'
+        'print("PIP", *sys.argv[1:])\n'
+        'for name in ("CXX", "MMCV_CXX", "MMCV_PCH"):\n    print(name, os.environ[name], sep="=")\n'
+        'print("WRAPPER", os.path.realpath(os.environ["CXX"]), sep="=")\n'
+    )
+    variables = {} if compiler is None else {'CXX': compiler}
+    output = set_up(checkout, 'ops', **variables).stdout
+    values = dict(line.split('=', 1) for line in output.splitlines() if '=' in line and not line.startswith('PIP'))
+    assert 'onedl-mmcv==2.3.6' in output and '--no-cache-dir' in output
+    assert values['MMCV_CXX'] == (compiler or 'c++')
+    assert Path(values['CXX']).name == Path(compiler or 'c++').name
+    assert values['WRAPPER'] == str(checkout / 'tools' / 'mmcv_cxx.sh')
+    assert not Path(values['MMCV_PCH']).exists()
+
+
+needs_gcc = pytest.mark.skipif(
+    b'gcc version' not in subprocess.run('c++ -v 2>&1', shell=True, capture_output=True, check=False).stdout,
+    reason='only gcc takes precompiled headers',
+)
+
+
+@pytest.fixture
+def sources(tmp_path) -> Path:
+    """Files that include mmcv's header, which returns a macro of the command line."""
+    folder = tmp_path / 'csrc'
+    for name in ('common', 'pytorch', 'pch', 'bin'):
+        (folder / name).mkdir(parents=True)
+    include = '#include "pytorch_cpp_helper.hpp"\n'
+    (folder / 'common' / 'pytorch_cpp_helper.hpp').write_text('inline int answer() { return ANSWER; }\n')
+    main = 'int main() { std::printf("%d", answer()); }\n'
+    (folder / 'pytorch' / 'one.cpp').write_text(f'{include}#include <cstdio>\n{main}')
+    (folder / 'pytorch' / 'wrong.cpp').write_text(f'{include}int main() {{ return missing(); }}\n')
+    return folder
+
+
+def compile_one(folder: Path, *flags: str, name: str = 'one', compiler: str = 'c++') -> subprocess.CompletedProcess:
+    """Run the wrapper as ninja does. -H lists the headers: `!` is a precompiled one, `x` one that does not fit."""
+    target = folder / 'one.o'
+    target.unlink(missing_ok=True)
+    # torch writes -c twice.
+    files = ['-MMD', '-MF', f'{target}.d', '-c', '-c', folder / 'pytorch' / f'{name}.cpp', '-o', target]
+    return subprocess.run(
+        [ROOT / 'tools' / 'mmcv_cxx.sh', '-H', '-g', '-O1', f'-I{folder / "common"}', *files, *flags],
+        env={**os.environ, 'MMCV_CXX': compiler, 'MMCV_PCH': str(folder / 'pch')},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def answer(folder: Path) -> str:
+    """Link with the wrapper and run."""
+    program = folder / 'one'
+    environment = {**os.environ, 'MMCV_CXX': 'c++', 'MMCV_PCH': str(folder / 'pch')}
+    subprocess.run([ROOT / 'tools' / 'mmcv_cxx.sh', folder / 'one.o', '-o', program], env=environment, check=True)
+    return subprocess.run([program], capture_output=True, text=True, check=True).stdout
+
+
+@needs_gcc
+def test_the_header_is_compiled_once_and_used_where_it_fits(sources):
+    header = sources / 'pch' / 'pytorch_cpp_helper.hpp.gch'
+    assert f'! {header}' in compile_one(sources, '-DANSWER=1').stderr
+    assert answer(sources) == '1'
+    assert b'.debug_info' not in (sources / 'one.o').read_bytes()
+    made = header.stat().st_mtime_ns
+    assert f'! {header}' in compile_one(sources, '-DANSWER=1').stderr
+    assert header.stat().st_mtime_ns == made
+    # Other macros, another language: gcc reads the header itself.
+    assert f'x {header}' in compile_one(sources, '-DANSWER=2').stderr
+    assert answer(sources) == '2'
+    assert f'x {header}' in compile_one(sources, '-DANSWER=1', '-std=c++14').stderr
+    assert answer(sources) == '1'
+
+
+@needs_gcc
+@pytest.mark.parametrize('part', [0, 0.5, None])
+def test_without_a_readable_header_the_build_is_the_plain_one(sources, part):
+    assert compile_one(sources, '-DANSWER=1').returncode == 0
+    header = sources / 'pch' / 'pytorch_cpp_helper.hpp.gch'
+    content = header.read_bytes()
+    header.unlink()
+    if part is not None:
+        header.write_bytes(content[: int(len(content) * part)])
+    result = compile_one(sources, '-DANSWER=1')
+    assert result.returncode == 0 and answer(sources) == '1'
+    assert ('cannot read PCH file' in result.stderr) is (part == 0.5)
+    # It is not made a second time.
+    assert header.is_file() is (part is not None)
+
+
+@needs_gcc
+def test_a_header_that_does_not_compile_alone_is_left_to_the_files(sources):
+    (sources / 'common' / 'pytorch_cpp_helper.hpp').write_text('inline int answer() { return BEFORE; }\n')
+    file = sources / 'pytorch' / 'one.cpp'
+    file.write_text('#define BEFORE 4\n' + file.read_text())
+    assert compile_one(sources).returncode == 0
+    assert answer(sources) == '4'
+
+
+@needs_gcc
+@pytest.mark.parametrize('kind', ['nvcc', 'clang'])
+def test_for_nvcc_and_other_compilers_the_header_is_not_precompiled(sources, kind):
+    compiler = sources / 'bin' / 'clang++'
+    compiler.write_text('#!/bin/sh\n[ "$*" = -v ] && echo clang version 1 || exec c++ "$@"\n')
+    compiler.chmod(0o755)
+    flags, name = (['-DMMCV_WITH_CUDA'], 'c++') if kind == 'nvcc' else ([], str(compiler))
+    assert compile_one(sources, '-DANSWER=3', *flags, compiler=name).returncode == 0
+    assert list((sources / 'pch').iterdir()) == []
+    assert b'.debug_info' not in (sources / 'one.o').read_bytes()
+    assert answer(sources) == '3'
+
+
+@needs_gcc
+def test_errors_of_the_compiler_reach_the_build(sources):
+    result = compile_one(sources, '-DANSWER=1', name='wrong')
+    assert result.returncode != 0 and 'missing' in result.stderr
+    result = compile_one(sources, '-DANSWER=1', compiler='no-such-compiler')
+    assert result.returncode != 0 and 'no-such-compiler: not found' in result.stderr
+
+
 def test_git_ignores_the_wheelhouse():
     assert subprocess.run(['git', 'check-ignore', '-q', 'wheelhouse/about.txt'], cwd=ROOT, check=False).returncode == 0
 
