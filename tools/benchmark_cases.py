@@ -28,6 +28,7 @@ from mmext.assigners import BatchAssignment, BatchSimOTAAssigner
 from mmext.heads.nms import lacks_cuda_ops
 from mmext.heads.ops import pad_ground_truth
 from mmext.losses.base import SigmoidLoss
+from mmext.visualization.loss_curves import exported
 
 STRIDES = (8, 16, 32)
 CENTER_RADIUS = 2.5
@@ -591,8 +592,7 @@ def quiet() -> Iterator[None]:
 
 def sigmoid_losses() -> dict[str, str]:
     """The losses over a sigmoid that mmext exports: the name of the case, and of the class."""
-    kinds = {name: getattr(losses, name) for name in losses.__all__}
-    names = [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, SigmoidLoss)]
+    names = exported(SigmoidLoss)
     return {re.sub(r'(?<=[a-z])(?=[A-Z])', '_', name.removesuffix('Loss')).lower(): name for name in names}
 
 

@@ -13,14 +13,9 @@ from mmext import losses as mmext_losses
 from mmext.losses.base import SigmoidLoss
 from mmext.losses.focus import Focus
 from mmext.testing import OneDevice
+from mmext.visualization.loss_curves import exported
 
 DEVICES = ['meta', pytest.param('cuda', marks=pytest.mark.gpu)]
-
-
-def exported(base):
-    """The names of mmext's losses of this kind."""
-    kinds = {name: getattr(mmext_losses, name) for name in mmext_losses.__all__}
-    return [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, base)]
 
 
 WEIGHTS = [1.0, 2.0, 0.5]

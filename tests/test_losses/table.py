@@ -16,15 +16,10 @@ from mmext.losses import VARIANTS
 from mmext.losses.base import BoxLoss, ElementwiseLoss, SigmoidLoss
 from mmext.losses.focus import Focus
 from mmext.losses.iou import KEYWORDS
+from mmext.visualization.loss_curves import exported
 
 ROWS, CLASSES = 6, 3
 IMAGE_SIZE = (640, 480)
-
-
-def exported(base: type) -> list[str]:
-    """The classes of this base that `mmext.losses` exports."""
-    items = {name: getattr(losses, name) for name in losses.__all__}
-    return [name for name, item in items.items() if isinstance(item, type) and issubclass(item, base)]
 
 
 def function_of(kind: str):
