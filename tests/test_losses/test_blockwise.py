@@ -39,13 +39,14 @@ class TestEveryLoss:
         weight = {'rows': rows, 'mask': mask, 'elements': elements, 'broadcast': column}.get(weight)
         torch.testing.assert_close(*sums(row, logit, target_of(form, scores), weight), rtol=tolerance, atol=tolerance)
 
-    def test_second_derivative_is_that_of_the_plain_formula(self, row, monkeypatch):
+    @pytest.mark.parametrize('weight', [None, torch.linspace(0, 1, 40, dtype=torch.float64)])
+    def test_second_derivative_is_that_of_the_plain_formula(self, row, weight, monkeypatch):
         monkeypatch.setattr(blockwise, 'CPU_BLOCK', 12)
         logit, scores = logits_and_scores()
         results = []
         for reduction in ('sum', 'none'):
             leaf = logit.clone().requires_grad_()
-            loss = row.build(reduction=reduction)(leaf, scores).sum()
+            loss = row.build(reduction=reduction)(leaf, scores, weight).sum()
             (slope,) = torch.autograd.grad(3 * loss, leaf, create_graph=True)
             results.append(torch.autograd.grad(slope.square().sum(), leaf)[0])
         torch.testing.assert_close(*results)
