@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from conftest import ROOT
 from mmdet.registry import DATASETS, HOOKS, MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import LOOPS, init_default_scope
 from mmengine.structures import InstanceData
+from torch.utils.data import DataLoader
 
 import mmext
 from mmext import losses
@@ -21,7 +23,14 @@ from mmext.heads import YOLOXHead
 from mmext.losses import VARIANTS, IoULoss
 
 CONFIGS = sorted((ROOT / 'configs' / 'yolox').glob('*.py'))
-ROOTS = {'coco': 'yolox_s_8xb8-300e_coco', 'bccd': 'yolox_nano_1xb8-60e_bccd', 'shapes': 'yolox_nano_1xb8-9e_shapes'}
+ROOTS = {
+    'coco': 'yolox_s_8xb8-300e_coco',
+    'bccd': 'yolox_nano_1xb8-60e_bccd',
+    'aquarium': 'yolox_nano_1xb8-30e_aquarium',
+    'hituav': 'yolox_nano_1xb8-30e_hituav',
+    'shapes': 'yolox_nano_1xb8-9e_shapes',
+}
+SMALL = [dataset for dataset in ROOTS if dataset != 'coco']
 CHILDREN = [path for path in CONFIGS if path.stem not in ROOTS.values()]
 # One for each of mmdet's other heads; tests/test_heads/test_other_heads.py trains them.
 OTHERS = sorted(path for path in (ROOT / 'configs').glob('[!_]*/*.py') if path not in CONFIGS)
@@ -33,6 +42,10 @@ def name(path):
 
 def idea(path):
     return path.stem.split('_')[2]
+
+
+def root_file(dataset):
+    return ROOT / 'configs' / 'yolox' / f'{ROOTS[dataset]}.py'
 
 
 @pytest.fixture(autouse=True)
@@ -101,16 +114,87 @@ def test_builds_and_learns_in_all_branches(path):
 
 @pytest.mark.parametrize('path', CHILDREN, ids=name)
 def test_an_idea_differs_from_its_root_in_the_head_alone(path):
-    root = Config.fromfile(path.with_name(f'{ROOTS[path.stem.rsplit("_", 1)[1]]}.py')).to_dict()
+    root = Config.fromfile(root_file(path.stem.rsplit('_', 1)[1])).to_dict()
     child = Config.fromfile(path).to_dict()
     assert child['model'].pop('bbox_head') != root['model'].pop('bbox_head')
     assert child == root
     assert 6 <= len(path.read_text().splitlines()) <= 8
 
 
+def without_class_weights(head):
+    """The head's losses and targets; class weights and widths belong to the data and the model."""
+    losses = {key: dict(value) for key, value in head.items() if key.startswith('loss')}
+    if isinstance(losses['loss_cls'].get('alpha'), list):
+        assert len(losses['loss_cls'].pop('alpha')) == head['num_classes']
+    return {**losses, **{key: value for key, value in head.items() if key.endswith('_target')}}
+
+
+# The recommendation may depend on the data.
+@pytest.mark.parametrize('name', sorted({idea(path) for path in CHILDREN} - {'recommended'}))
+def test_an_idea_is_the_same_on_all_data(name):
+    paths = [path for path in CHILDREN if idea(path) == name]
+    heads = [without_class_weights(Config.fromfile(path).to_dict()['model']['bbox_head']) for path in paths]
+    assert all(head == heads[0] for head in heads)
+
+
+@pytest.mark.parametrize('dataset', ['bccd', 'aquarium', 'hituav'])
+def test_the_real_data_are_compared_on_the_same_ideas(dataset):
+    ideas = {idea(path) for path in CHILDREN if path.stem.endswith(dataset)}
+    compared = {'obj-focal', 'obj-varifocal', 'obj-iou-varifocal', 'cls-softmax-focal', 'alpha-ciou', 'recommended'}
+    assert compared <= ideas
+
+
+class TestSmallRoots:
+    VARIABLES = dict(data_root='elsewhere/', classes=('one', 'two'), size=96, max_epochs=40, val_interval=4)
+
+    @pytest.fixture(params=SMALL)
+    def config(self, request, tmp_path):
+        """A copy of a root, with other values of the variables at its top."""
+        text = root_file(request.param).read_text().replace('../_base_', str(ROOT / 'configs' / '_base_'))
+        for key, value in self.VARIABLES.items():
+            text, found = re.subn(rf'^{key} = .*$', f'{key} = {value!r}', text, flags=re.MULTILINE)
+            assert found == 1, key
+        (tmp_path / 'mine.py').write_text(text)
+        return Config.fromfile(tmp_path / 'mine.py')
+
+    def test_data_follow_the_variables(self, config):
+        for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+            assert loader.dataset.data_root == 'elsewhere/'
+            assert loader.dataset.metainfo.classes == ('one', 'two')
+            (resize,) = [transform for transform in loader.dataset.pipeline if transform.type == 'mmdet.Resize']
+            assert resize.scale == (96, 96)
+        assert config.val_evaluator.ann_file == config.test_evaluator.ann_file == 'elsewhere/annotations/val.json'
+        assert config.model.bbox_head.num_classes == 2
+        assert [resize.scale for resize in config.tta_pipeline[1].transforms[0]] == [(72, 72), (96, 96), (120, 120)]
+
+    def test_schedule_follows_the_variables(self, config):
+        assert config.train_cfg.max_epochs == 40
+        assert config.train_cfg.val_interval == config.default_hooks.checkpoint.interval == 4
+        warmup, cosine = config.param_scheduler
+        assert warmup.end == cosine.begin < cosine.end == 40
+
+
+@pytest.mark.parametrize('dataset', ['bccd', 'aquarium', 'hituav'])
+def test_the_last_tenth_is_evaluated_at_least_three_times(dataset):
+    """Otherwise nobody could tell whether AP is flat by then."""
+    train_cfg = Config.fromfile(root_file(dataset)).train_cfg
+    epochs = []
+    runner = SimpleNamespace(
+        model=torch.nn.Identity(),
+        val_loop=SimpleNamespace(run=lambda: epochs.append(loop.epoch)),
+        call_hook=lambda *_, **__: None,
+    )
+    loop = LOOPS.build(train_cfg, default_args=dict(runner=runner, dataloader=DataLoader([])))
+    loop.run()
+    last = loop.max_epochs
+    assert 6 <= len(epochs) <= 10
+    assert epochs[-1] == last
+    assert sum(epoch >= 0.9 * last for epoch in epochs) >= 3
+
+
 @pytest.mark.parametrize('dataset', ROOTS)
 def test_a_root_has_the_stock_losses_of_mmdet(dataset):
-    root = Config.fromfile(ROOT / 'configs' / 'yolox' / f'{ROOTS[dataset]}.py').model
+    root = Config.fromfile(root_file(dataset)).model
     stock = Config.fromstring("_base_ = 'mmdet::yolox/yolox_s_8xb8-300e_coco.py'", '.py').model
     assert root.bbox_head.type == 'mmext.YOLOXHead'
     assert root.train_cfg.assigner == {'type': 'mmext.BatchSimOTAAssigner', 'center_radius': 2.5}
@@ -122,7 +206,7 @@ def test_a_root_has_the_stock_losses_of_mmdet(dataset):
 @pytest.mark.parametrize('dataset', ROOTS)
 def test_a_root_passes_the_check_of_its_hooks(dataset, monkeypatch):
     """On many GPUs too: no hook of YOLOX's is lost, and none would stop the training at its switch."""
-    config = Config.fromfile(ROOT / 'configs' / 'yolox' / f'{ROOTS[dataset]}.py')
+    config = Config.fromfile(root_file(dataset))
     warnings = []
     monkeypatch.setattr(recipe, 'print_log', lambda message, **_: warnings.append(message))
     monkeypatch.setattr(recipe, 'get_world_size', lambda: 2)

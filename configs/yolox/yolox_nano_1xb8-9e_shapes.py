@@ -1,64 +1,38 @@
 # The baseline on shapes, the data set of `make demo`: stock losses, minutes on two CPU cores. The network is as narrow
 # as YOLOX-nano, but has full instead of depthwise convolutions, so it is larger.
-_base_ = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
+_base_ = '../_base_/yolox_nano_small.py'
 
-dataset = dict(
-    type='mmdet.CocoDataset', data_root='data/shapes/', metainfo=dict(classes=('circle', 'triangle', 'star'))
-)
-load = dict(type='LoadImageFromFile')
-annotations = dict(type='mmdet.LoadAnnotations', with_bbox=True)
-resize = dict(type='mmdet.Resize', scale=(128, 128), keep_ratio=True)
-train_pipeline = [
-    load,
-    annotations,
-    dict(type='mmdet.RandomFlip', prob=0.5),
-    dict(type='mmdet.PackDetInputs'),
-]
-meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-test_pipeline = [load, resize, annotations, dict(type='mmdet.PackDetInputs', meta_keys=meta_keys)]
-tta_pipeline = [
-    load,
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='mmdet.Resize', scale=(side, side), keep_ratio=True) for side in (96, 128, 160)],
-            [dict(type='mmdet.RandomFlip', prob=probability) for probability in (1.0, 0.0)],
-            [annotations],
-            [dict(type='mmdet.PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
-        ]),
-]
+data_root = 'data/shapes/'
+classes = ('circle', 'triangle', 'star')
+size = 128
+max_epochs = 9
+val_interval = 3
+augmentation = [dict(type='mmdet.RandomFlip', prob=0.5)]
 
+# What follows from the variables above.
+resize = dict(type='mmdet.Resize', scale=(size, size), keep_ratio=True)
+train_pipeline = [_base_.load, _base_.annotations, resize, *augmentation, _base_.pack]
+test_pipeline = [_base_.load, resize, _base_.annotations, _base_.test_pack]
+tta_sides = [int(size * factor) for factor in (0.75, 1, 1.25)]
+tta_sizes = [dict(type='mmdet.Resize', scale=(side, side), keep_ratio=True) for side in tta_sides]
+tta_pipeline = [_base_.load, dict(type='TestTimeAug', transforms=[tta_sizes, *_base_.tta_transforms])]
+
+dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
+workers = dict(num_workers=0, persistent_workers=False)
+train_dataloader = dict(**workers, dataset=dict(**dataset, data_prefix=dict(img='train/'), pipeline=train_pipeline))
+val_dataloader = dict(**workers, dataset=dict(**dataset, data_prefix=dict(img='val/'), pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
+test_evaluator = val_evaluator
 model = dict(
-    data_preprocessor=dict(batch_augments=None, non_blocking=True),
     backbone=dict(use_depthwise=False),
     neck=dict(use_depthwise=False),
-    bbox_head=dict(type='mmext.YOLOXHead', num_classes=3, use_depthwise=False),
-    train_cfg=dict(assigner=dict(type='mmext.BatchSimOTAAssigner')))
+    bbox_head=dict(num_classes=len(classes), use_depthwise=False))
 
-train_dataset = dict(
-    **dataset, data_prefix=dict(img='train/'), ann_file='annotations/train.json', pipeline=train_pipeline
-)
-val_dataset = dict(
-    **dataset, data_prefix=dict(img='val/'), ann_file='annotations/val.json', test_mode=True, pipeline=test_pipeline
-)
-train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(_delete_=True, **train_dataset))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(_delete_=True, **val_dataset))
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file='data/shapes/annotations/val.json', classwise=True)
-test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=max_epochs, val_interval=val_interval)
+default_hooks = dict(checkpoint=dict(interval=val_interval), logger=dict(interval=50))
 
-train_cfg = dict(max_epochs=9, val_interval=3)
+# Few and short epochs: a shorter warm-up, a higher learning rate, and an average over fewer steps.
+param_scheduler = [dict(_base_.warmup, end=1), dict(_base_.cosine, eta_min=2e-4, begin=1, end=max_epochs)]
 optim_wrapper = dict(optimizer=dict(lr=0.02))
-param_scheduler = [
-    dict(type='mmdet.QuadraticWarmupLR', begin=0, end=1, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=2e-4, begin=1, end=9, T_max=8, convert_to_iter_based=True),
-]
-auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(checkpoint=dict(interval=3, max_keep_ckpts=2), logger=dict(interval=50))
-custom_hooks = [
-    # No YOLOXModeSwitchHook: there is no Mosaic to switch off, and its L1 loss in the last epochs would be a second box
-    # loss, the same in all configs that compare box losses.
-    dict(type='mmdet.SyncNormHook', priority=48),
-    dict(type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.001, update_buffers=True, priority=49),
-]
-randomness = dict(seed=0)
+custom_hooks = [_base_.custom_hooks[0], dict(_base_.custom_hooks[1], momentum=0.001)]
