@@ -10,6 +10,9 @@ Providers:
     mmdet         mmdet's loss, assigner, head or model
     mmext         mmext's
     mmext_losses  mmext's head with mmext's losses instead of the stock ones
+    mmext_silu    a step with mmext's head, and SiLU as one operation in place of Swish's two, as in the root configs
+    mmext_channels_last   the same with the weights in channels_last, as ChannelsLastHook does
+    mmext_bf16    the same in bfloat16, as `mmext train --amp` does on a CPU
     plain         mmext's loss without its blockwise sum: reduction='none', then .sum()
     mmcv          mmcv's operator, on a GPU
     torchvision   torchvision's function
@@ -50,7 +53,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import torch
-from benchmark_cases import CASES, LOSSES, STRIDES, Run, Setting, Skip
+from benchmark_cases import CASES, LOSSES, NETWORKS, STRIDES, Run, Setting, Skip
 from matplotlib.figure import Figure
 from terminaltables import AsciiTable
 
@@ -59,7 +62,7 @@ from mmext.testing import OpCounter
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MARKERS = {'fp32': 'o', 'fp16': '^', 'bf16': 's'}
-PROVIDERS = ('mmdet', 'mmext', 'mmext_losses', 'plain', 'mmcv', 'torchvision', 'compiled')
+PROVIDERS = ('mmdet', 'mmext', 'mmext_losses', *NETWORKS, 'plain', 'mmcv', 'torchvision', 'compiled')
 # In half precision their differences from float32 are reported, but do not fail the run.
 PEERS = ('mmdet', 'mmcv', 'torchvision')
 # Their kernels are not launched through torch's dispatcher.

@@ -2,9 +2,13 @@
 # A root adds the data, the input size, the augmentation and the length of the schedule.
 _base_ = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
 
+# The function of mmdet's Swish in one operation: faster, and in less memory.
+silu = dict(type='SiLU', inplace=False)
 model = dict(
     data_preprocessor=dict(batch_augments=None, non_blocking=True),
-    bbox_head=dict(type='mmext.YOLOXHead'),
+    backbone=dict(act_cfg=silu),
+    neck=dict(act_cfg=silu),
+    bbox_head=dict(type='mmext.YOLOXHead', act_cfg=silu),
     train_cfg=dict(assigner=dict(type='mmext.BatchSimOTAAssigner')))
 
 # The pieces of a root's pipelines.
@@ -38,9 +42,10 @@ cosine = dict(type='CosineAnnealingLR', eta_min=1e-4, begin=3, convert_to_iter_b
 auto_scale_lr = dict(base_batch_size=8)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval=13))
 custom_hooks = [
+    dict(type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.0002, update_buffers=True, priority=49),
+    dict(type='mmdet.SyncNormHook', priority=48),
+    dict(type='mmext.ChannelsLastHook'),
     # No YOLOXModeSwitchHook: there is no Mosaic to switch off, and its L1 loss in the last epochs would be a second box
     # loss, the same in all configs that compare box losses.
-    dict(type='mmdet.SyncNormHook', priority=48),
-    dict(type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.0002, update_buffers=True, priority=49),
 ]
 randomness = dict(seed=0)

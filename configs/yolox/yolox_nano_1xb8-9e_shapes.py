@@ -35,4 +35,4 @@ default_hooks = dict(checkpoint=dict(interval=val_interval), logger=dict(interva
 # Few and short epochs: a shorter warm-up, a higher learning rate, and an average over fewer steps.
 param_scheduler = [dict(_base_.warmup, end=1), dict(_base_.cosine, eta_min=2e-4, begin=1, end=max_epochs)]
 optim_wrapper = dict(optimizer=dict(lr=0.02))
-custom_hooks = [_base_.custom_hooks[0], dict(_base_.custom_hooks[1], momentum=0.001)]
+custom_hooks = [dict(_base_.custom_hooks[0], momentum=0.001), *_base_.custom_hooks[1:]]

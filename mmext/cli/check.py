@@ -15,6 +15,8 @@ REBUILD = (
     '`pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation {mmcv}`; with a GPU but no nvcc, put '
     'CUDA_VISIBLE_DEVICES= before it'
 )
+# Keys that mmengine takes out before it builds a type: from any, from hooks, from optimizer wrappers.
+TAKEN_BY_MMENGINE = ('type', '_scope_', 'priority', 'constructor', 'paramwise_cfg')
 
 
 def check_stack() -> None:
@@ -79,7 +81,7 @@ def _check_arguments(kind: type, name: str, node: dict) -> None:
     if parameters is None:
         return
     for key in node:
-        if key not in parameters and key not in ('type', '_scope_', 'priority'):
+        if key not in parameters and key not in TAKEN_BY_MMENGINE:
             raise ValueError(
                 f'{name} takes no argument {key!r}, only {", ".join(parameters)}; if {key!r} comes from the base '
                 "config, add _delete_=True to the dict that names the type: it then replaces the base's"

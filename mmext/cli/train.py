@@ -14,7 +14,7 @@ from .common import add_hook, build_runner, load_config, parser
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of `mmext train`."""
     arguments = parser(__doc__, 'mmext train mmext::yolox/yolox_nano_1xb8-60e_bccd.py --work-dir work_dirs/bccd')
-    arguments.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    arguments.add_argument('--amp', action='store_true', help='automatic mixed precision; on a CPU in bfloat16')
     arguments.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -34,13 +34,11 @@ def apply(args: argparse.Namespace, config: Config) -> None:
     """Apply the arguments to the config.
 
     Raises:
-        ValueError: For `--amp` without an accelerator, or `--auto-scale-lr` without a base batch size.
+        ValueError: For `--amp` in float16 on a CPU, or `--auto-scale-lr` without a base batch size.
         FileNotFoundError: If the checkpoint of `--resume` does not exist.
     """
     if args.amp:
-        if get_device() == 'cpu':
-            raise ValueError('--amp needs an accelerator, and torch finds none: train without --amp')
-        config.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+        use_amp(config.optim_wrapper)
     if args.auto_scale_lr:
         if 'base_batch_size' not in config.get('auto_scale_lr', {}):
             raise ValueError(
@@ -51,6 +49,25 @@ def apply(args: argparse.Namespace, config: Config) -> None:
     if args.resume:
         config.resume = True
         config.load_from = None if args.resume == 'auto' else check_file(args.resume, 'checkpoint')
+
+
+def use_amp(optim_wrapper: dict) -> None:
+    """Change the optimizer wrapper to automatic mixed precision: on a CPU to bfloat16, which needs no loss scale.
+
+    Raises:
+        ValueError: If the config asks for another type on a CPU.
+    """
+    if get_device() != 'cpu':
+        optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+        return
+    dtype = optim_wrapper.pop('dtype', None) or 'bfloat16'
+    if str(dtype).removeprefix('torch.') != 'bfloat16':
+        raise ValueError(
+            f'--amp: a CPU trains in bfloat16, but optim_wrapper.dtype is {dtype!r}: remove optim_wrapper.dtype, or '
+            'train without --amp'
+        )
+    optim_wrapper.pop('loss_scale', None)
+    optim_wrapper.type = 'mmext.BFloat16OptimWrapper'
 
 
 def main(argv: Sequence[str] | None = None) -> None:

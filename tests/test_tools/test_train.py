@@ -6,6 +6,7 @@ import socket
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, run
 from mmengine.config import Config
 
@@ -41,6 +42,16 @@ def trained(experiment):
     work_dir = experiment.parent / 'work_dir'
     result = run(sys.executable, TRAIN, experiment, '--work-dir', work_dir)
     return work_dir, result.stdout + result.stderr
+
+
+def test_trains_in_mixed_precision(experiment, tmp_path):
+    run(sys.executable, TRAIN, experiment, '--work-dir', tmp_path, '--amp')
+    config = Config.fromfile(tmp_path / 'mine.py')
+    cuda = torch.cuda.is_available()
+    assert config.optim_wrapper.type == ('AmpOptimWrapper' if cuda else 'mmext.BFloat16OptimWrapper')
+    losses = [record['loss'] for record in scalars(tmp_path) if 'loss' in record]
+    assert len(losses) == 2
+    assert all(0 < loss < 100 for loss in losses)
 
 
 def scalars(work_dir):
@@ -149,9 +160,11 @@ class TestWrongConfigsNameTheRemedy:
         assert "takes no argument 'mode'" in message
         assert '_delete_=True' in message
 
-    def test_mixed_precision_on_a_cpu(self, experiment, tmp_path, monkeypatch):
+    def test_float16_on_a_cpu(self, experiment, tmp_path, monkeypatch):
         monkeypatch.setattr(cli_train, 'get_device', lambda: 'cpu')
-        assert 'train without --amp' in self.fail(experiment, tmp_path, '--amp')
+        message = self.fail(experiment, tmp_path, '--amp', '--cfg-options', 'optim_wrapper.dtype=float16')
+        assert "bfloat16, but optim_wrapper.dtype is 'float16'" in message
+        assert 'train without --amp' in message
 
     def test_auto_scale_lr_without_a_base(self, experiment, tmp_path):
         options = ('--auto-scale-lr', '--cfg-options', 'auto_scale_lr._delete_=True', 'auto_scale_lr.enable=False')
