@@ -95,7 +95,7 @@ def build_runner(config: Config) -> Runner:
     """Build the runner of the config: mmengine's, or the one that `runner_type` names."""
     from mmdet.registry import RUNNERS
 
-    if config.launcher == 'pytorch' and get_device() == 'cpu':
+    if config.get('launcher') == 'pytorch' and get_device() == 'cpu':
         _distribute_over_cpus(config)
     return RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
 

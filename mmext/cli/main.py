@@ -10,12 +10,13 @@ from mmext import __version__
 COMMANDS = {
     'train': 'train and evaluate a detector',
     'test': 'evaluate a checkpoint',
+    'compare': 'compare configs over several seeds',
     'class-weights': 'class weights from the number of objects of each class',
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run `mmext COMMAND ...`: the `main` of the module of that name."""
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run `mmext COMMAND ...`: the `main` of the module of that name; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog='mmext',
         description='Better losses for YOLOX in MMDetection.\n\ncommands:\n'
@@ -29,4 +30,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     # The parser of the command names itself by it.
     sys.argv[0] = f'mmext {args.command}'
-    import_module(f'mmext.cli.{args.command.replace("-", "_")}').main(args.arguments)
+    return import_module(f'mmext.cli.{args.command.replace("-", "_")}').main(args.arguments)
