@@ -120,6 +120,9 @@ def run_config(run: Run) -> Config:
     """The config of a run, with a checkpoint after each epoch."""
     config = Config.fromfile(run.config_file)
     config.work_dir = str(run.work_dir)
+    # mmengine's logger, message hub and visualizer are kept by their names in a process.
+    config.experiment_name = f'{run.name}_seed_{run.seed}'
+    config.visualizer = {**config.get('visualizer', {'type': 'mmdet.DetLocalVisualizer'}), 'name': config.experiment_name}
     config.randomness = {**config.get('randomness', {}), 'seed': run.seed}
     checkpoint = config.default_hooks.checkpoint
     if checkpoint.get('by_epoch', True):
