@@ -272,7 +272,7 @@ class _Page:
             difference = analysis.differences[metric].get(name)
             label, color = analysis.labels[name], self.color[name]
             rows.append(Row(name, label, color, summary.mean, summary.sd, len(summary.values), difference))
-        axis = Axis.around([0.0, *_ends(analysis.differences[metric].values())], 16, width - 16, ticks, signed=True)
+        axis = Axis.around([0.0, *_ends(analysis.differences[metric].values())], 20, width - 20, ticks, signed=True)
         return Panel(title, rows, axis, width)
 
     def learning(self) -> list[tuple[str, Chart]]:

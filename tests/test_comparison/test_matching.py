@@ -62,6 +62,15 @@ def test_ap_is_pycocotools(case, matched):
     assert {metric: score[0] for metric, score in scores.items()} == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
+def test_equal_scores_are_ranked_as_by_pycocotools(case):
+    path, detections = case
+    coarse = [{**found, 'score': round(found['score'], 1)} for found in detections]
+    scores = Matches(GroundTruth(path, records.CLASSES), coarse).scores(np.ones((1, 14), np.int32))
+    assert {metric: score[0] for metric, score in scores.items()} == pytest.approx(
+        coco_scores(path, coarse), abs=1e-12, nan_ok=True
+    )
+
+
 @pytest.mark.parametrize('seed', range(4))
 def test_weights_are_repetitions(case, matched, tmp_path, seed):
     """A weighted AP is pycocotools' AP of a data set that really holds the images that many times."""
@@ -140,7 +149,7 @@ def street(tmp_path):
 
 
 def test_outcomes(street):
-    found = [box(1, 1), box(2, 1, 0.8), box(60, 1), box(110, 1), box(190, 2), box(45, 1, 0.01)]
+    found = [box(2, 1, 0.8), box(1, 1), box(60, 1), box(110, 1), box(190, 2), box(45, 1, 0.01)]
     matches = Matches(street, found)
     matches.best_threshold = 0.5
     by_kind = {outcome.box[0]: outcome.kind for outcome in matches.outcomes[1]}
@@ -163,6 +172,12 @@ def test_best_threshold_averages_over_classes(street):
     found = [box(0, 1, 0.9), box(30, 1, 0.9), box(60, 2, 0.2), *(box(80 + 4 * i, 1, 0.3, width=3) for i in range(4))]
     matches = Matches(street, found)
     assert matches.best_threshold < 0.21
+
+
+def test_best_threshold_leaves_out_detections_on_crowds(street):
+    """As false they would forbid the threshold of the second disc; as hits they would be better than it."""
+    found = [box(0, 1, 0.9), *(box(100 + 12 * i, 1, 0.5) for i in range(5)), box(30, 1, 0.4)]
+    assert Matches(street, found).best_threshold <= 0.4
 
 
 def test_outcome_kinds():

@@ -96,6 +96,8 @@ def without_detections(content):
 
 def test_verdict_comes_first(page, report):
     assert report.analysis.headline == 'good is better than the baseline'
+    # The title and the heading.
+    assert page.text.count('good is better than the baseline') == 2
     assert page.text.index('good is better than the baseline') < page.text.index('AP: 1 better')
     assert page.text.index('95 % interval') < page.text.index('AP: 1 better')
 
@@ -111,10 +113,46 @@ def test_the_page_needs_nothing_else(report, page):
 
 
 def test_each_picture_is_stored_once(page):
-    stored = [attributes['id'] for attributes in page.all('image')]
+    stored = {attributes['id']: attributes['href'] for attributes in page.all('image')}
     used = [attributes['href'] for attributes in page.all('use')]
-    assert len(set(stored)) == len(stored) > 0
+    assert len(set(stored.values())) == len(page.all('image')) > 0
     assert {f'#{name}' for name in stored} == set(used)
+    # Both variants share a picture; each has three views of it.
+    assert len(used) > 3 * len(stored)
+
+
+def test_pictures_show_all_boxes(report, page):
+    matches = report.analysis.matches
+    images = matches['stock'][0].truth.images
+    views = [
+        (
+            re.fullmatch(r'(\w+), seed (\d): (\d+) boxes', attributes.get('aria-label', '')),
+            page.elements[position + 1][1],
+        )
+        for position, (tag, attributes) in enumerate(page.elements)
+        if tag == 'svg'
+    ]
+    views = [(*match.groups(), use['href']) for match, use in views if match]
+    for name, seed, boxes, photo in views:
+        image = images[int(photo.removeprefix('#photo-'))]
+        assert len(matches[name][int(seed)].outcomes[image]) == int(boxes)
+    assert {name for name, *_ in views} == set(NAMES)
+    drawn = [attributes for attributes in page.all('rect') if attributes['class'] == 'halo']
+    truth = [
+        int(label.split()[2])
+        for attributes in page.all('svg')
+        if (label := attributes.get('aria-label', '')).startswith('ground truth')
+    ]
+    assert len(drawn) == sum(int(boxes) for _, _, boxes, _ in views) + sum(truth)
+
+
+def test_confusion_matrix(report, page):
+    counts = sum(matched.confusion() for matched in report.analysis.matches['good'].values()) / 5
+    row = ' '.join(f'{100 * count / counts[0].sum():.0f} % {count:.1f}' if count else '0' for count in counts[0])
+    text = page.text[page.text.index('good, mean of 5 seeds') :]
+    assert f'missed {records.CLASSES[0]} {row} {records.CLASSES[1]}' in text
+    false = ' '.join(f'{count:.1f}' for count in counts[-1, :-1])
+    assert f'no object {false}' in text
 
 
 def test_every_section_is_there(page):
@@ -240,6 +278,7 @@ def test_missing_seed_is_named_and_not_averaged_over(folder, tmp_path):
     named = 'good lacks seed 3; only seeds 0, 1, 2 and 4 count'
     assert named in Page(report.html).text
     assert named in terminal(report)
+    assert '4 of 5' in terminal(report)
     assert '4 seeds of 5' in Page(report.html).text
     rows = [row for row in csv.DictReader(report.csv.open()) if row['run'] == 'good']
     assert {row['missing_seeds'] for row in rows} == {'3'}
@@ -289,7 +328,11 @@ def test_names_do_not_become_markup(data, tmp_path):
     page = Page(report.html)
     assert not page.all('script')
     assert hostile in page.text
-    assert hostile in terminal(report)
+    # In the headline or the sentence, and in the table.
+    assert terminal(report).count(hostile) > 1
+    assert any(
+        hostile in line for line in terminal(report).splitlines() if line.startswith('\N{BOX DRAWINGS LIGHT VERTICAL}')
+    )
 
 
 def test_commands_reproduce_each_row(data, tmp_path):
