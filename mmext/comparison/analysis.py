@@ -14,6 +14,7 @@ from .matching import SIZES, GroundTruth, Matches
 from .results import Problem, Results, Run
 from .statistics import (
     MIN_PAIRS,
+    POWER,
     RESAMPLES,
     Difference,
     Interval,
@@ -86,7 +87,7 @@ class Analysis:
         if not verdicts:
             return 'Nothing to compare: the plan has the baseline alone'
         if all(verdict == 'no verdict' for verdict in verdicts.values()):
-            return f'No verdict yet: it takes {MIN_PAIRS} seeds of both baseline and variant'
+            return f'No verdict yet: it needs {MIN_PAIRS} seeds of both baseline and variant'
         if 'no verdict' in verdicts.values():
             return 'No variant is better than the baseline so far'
         return 'No variant is better than the baseline'
@@ -99,16 +100,16 @@ class Analysis:
             return 'No seed has finished both here and with the baseline.'
         if difference.verdict == 'no verdict':
             return (
-                f'{metric} {signed(difference.mean)} over {count(pairs, "paired seed")}; a verdict takes {MIN_PAIRS}.'
+                f'{metric} {signed(difference.mean)} over {count(pairs, "paired seed")}; a verdict needs {MIN_PAIRS}.'
             )
         seen = (
             f'{metric} {signed(difference.mean)}, 95 % interval {spoken(difference.interval)} '
             f'over {count(pairs, "paired seed")}, p {p_value(difference.p_holm)}.'
         )
         if difference.verdict == 'no difference seen':
-            return f'{seen} {pairs} seeds would likely have shown a difference of {difference.smallest:.3f} or more.'
+            return f'{seen} {pairs} seeds find a difference of {difference.smallest:.3f} with {POWER:.0%} probability.'
         if difference.images and 0 in difference.images:
-            return f'{seen} On other images it may be otherwise: {spoken(difference.images)} over resampled images.'
+            return f'{seen} Other images could reverse it: {spoken(difference.images)} over resampled images.'
         return seen
 
     def missing(self) -> list[str]:
@@ -124,11 +125,11 @@ class Analysis:
         """The shell command that trains all seeds of a run."""
         plan = self.results.plan
         run = plan.runs[name]
-        options = [shlex.quote(f'{key}={option(value)}') for key, value in run['options'].items()]
-        words = ['mmext train', shlex.quote(run['config']), *(['--amp'] if plan.amp else [])]
+        options = [shlex.quote(f'{key}={option(value)}') for key, value in run.options.items()]
+        words = ['mmext train', shlex.quote(run.config), *(['--amp'] if plan.amp else [])]
         words += ['--work-dir', f'{shlex.quote(str(Path("work_dirs", name)))}/seed_$seed']
         words += ['--cfg-options', 'randomness.seed=$seed', *options]
-        return f'for seed in {" ".join(map(str, plan.seeds))}; do {" ".join(words)}; done'
+        return f'for seed in {" ".join(map(str, run.seeds))}; do {" ".join(words)}; done'
 
 
 def analyze(results: Results, resamples: int = RESAMPLES) -> Analysis:
@@ -205,7 +206,7 @@ def _check_ap(run: Run, matched: Matches) -> None:
     whole = np.ones((1, len(matched.truth.images)), np.int32)
     ap = matched.scores(whole)['AP'][0]
     if abs(ap - (run.metrics.get('AP') or 0)) > AP_TOLERANCE:
-        raise ValueError(f'by the annotations of today their AP is {ap:.4f}, and the file says {run.metrics["AP"]}')
+        raise ValueError(f'with the current annotations their AP is {ap:.4f}, and the file says {run.metrics["AP"]}')
 
 
 def _resample(matches: dict[str, dict[int, Matches]], resamples: int) -> dict[str, dict[int, dict[str, np.ndarray]]]:
@@ -229,23 +230,24 @@ def _image_intervals(samples: dict, baseline: str, variants: Iterable[str], metr
 
 
 def short_names(names: Sequence[str], baseline: str) -> dict[str, str]:
-    """The names without the words, between underscores, that all of them begin and end with.
+    """For a name that is the baseline's with words inserted, between underscores, those words alone.
 
-    >>> short_names(['yolox_nano_1xb8-60e_bccd', 'yolox_nano_ciou_1xb8-60e_bccd'], 'yolox_nano_1xb8-60e_bccd')
-    {'yolox_nano_1xb8-60e_bccd': 'baseline', 'yolox_nano_ciou_1xb8-60e_bccd': 'ciou'}
+    >>> short_names(['yolox_nano_1xb8-60e_bccd', 'yolox_nano_ciou_1xb8-60e_bccd', 'x'], 'yolox_nano_1xb8-60e_bccd')
+    {'yolox_nano_1xb8-60e_bccd': 'baseline', 'yolox_nano_ciou_1xb8-60e_bccd': 'ciou', 'x': 'x'}
     """
-    words = [name.split('_') for name in names]
-    head = _common(words)
-    tail = _common([parts[head:][::-1] for parts in words])
-    short = {name: '_'.join(parts[head : len(parts) - tail]) for name, parts in zip(names, words)}
-    if len(names) < 2 or any(not label for name, label in short.items() if name != baseline):
-        return {name: name for name in names}
-    return {name: label or 'baseline' for name, label in short.items()}
+    short = {name: _inserted(name.split('_'), baseline.split('_')) or name for name in names}
+    if all(name == label for name, label in short.items()):
+        return short
+    short[baseline] = 'baseline'
+    return short if len({*short.values()}) == len(short) else {name: name for name in names}
 
 
-def _common(words: Sequence[Sequence[str]]) -> int:
-    """How many words all begin with."""
-    return len(list(takewhile(lambda column: len(set(column)) == 1, zip(*words))))
+def _inserted(words: Sequence[str], base: Sequence[str]) -> str:
+    """The words that `words` has between those of `base`; empty if the others differ."""
+    head = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(words, base))))
+    tail = len(base) - head
+    inserted = words[head : len(words) - tail]
+    return '_'.join(inserted) if [*base[:head], *inserted, *base[head:]] == [*words] else ''
 
 
 def option(value: object) -> str:

@@ -19,6 +19,8 @@ from pycocotools.cocoeval import COCOeval
 
 RECALLS = COCOeval(iouType='bbox').params.recThrs
 IOUS = COCOeval(iouType='bbox').params.iouThrs
+# Of a detection; loadRes adds others to the dicts that it is given.
+KEYS = ('image_id', 'category_id', 'bbox', 'score')
 SIZES = {'APs': 'small', 'APm': 'medium', 'APl': 'large'}
 # Of outcomes: detections and objects below it are not paired.
 MATCH_IOU = 0.5
@@ -86,7 +88,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The detections of one class and one range of object sizes, by falling score, with what each of them matched.
+    """The detections of one class and one range of object sizes, by descending score, with what each of them matched.
 
     Attributes:
         image: Position of the image of each detection, (D,).
@@ -133,15 +135,24 @@ class Ranking:
         """
         objects = weights @ self.objects
         result = np.zeros((len(self.hit), len(weights)))
-        # Without crowds and size limits nothing is ignored, and all thresholds share one sum.
-        for ignored in np.unique(self.ignored, axis=0):
-            counted = np.flatnonzero(~ignored)
+        for counted, thresholds in self._counted:
             detected = np.cumsum(weights[:, self.image[counted]], 1, dtype=np.int32)
-            for threshold in np.flatnonzero((self.ignored == ignored).all(1)):
+            for threshold in thresholds:
                 hits = np.flatnonzero(self.hit[threshold, counted])
                 found = np.cumsum(weights[:, self.image[counted[hits]]], 1, dtype=np.int32)
                 result[threshold] = _area_under(found, detected[:, hits], objects)
         return np.where(objects > 0, result, np.nan)
+
+    @cached_property
+    def _counted(self) -> list[tuple[NDArray[np.intp], list[int]]]:
+        """The detections that count, and the thresholds at which these do.
+
+        Without crowds and size limits nothing is ignored, and all thresholds share one sum.
+        """
+        thresholds: dict[bytes, list[int]] = {}
+        for threshold, ignored in enumerate(self.ignored):
+            thresholds.setdefault(ignored.tobytes(), []).append(threshold)
+        return [(np.flatnonzero(~self.ignored[group[0]]), group) for group in thresholds.values()]
 
 
 def _area_under(
@@ -189,7 +200,11 @@ class Matches:
     def _evaluate(self, detections: Sequence[Mapping]) -> COCOeval:
         with contextlib.redirect_stdout(io.StringIO()):
             # loadRes refuses an empty list.
-            found = self.truth.coco.loadRes([dict(detection) for detection in detections]) if detections else COCO()
+            found = (
+                self.truth.coco.loadRes([{key: found[key] for key in KEYS} for found in detections])
+                if detections
+                else COCO()
+            )
             evaluation = COCOeval(self.truth.coco, found, 'bbox')
             evaluation.params.catIds = self.truth.categories
             evaluation.params.imgIds = self.truth.images
@@ -246,7 +261,7 @@ class Matches:
     def outcomes(self) -> dict[int, list[Outcome]]:
         """What became of each detection above :attr:`best_threshold`, and of each object, by image.
 
-        Detections and objects of any class are paired one to one by falling IoU, from 0.5 up. Crowds are no objects,
+        Detections and objects of any class are paired one to one by descending IoU, from 0.5 up. Crowds are no objects,
         and a detection that lies on one by half its area is left out.
         """
         return {image: self._outcomes(image) for image in self.truth.images}
@@ -319,7 +334,7 @@ def _overlaps(found: Sequence[Mapping], objects: Sequence[Mapping]) -> NDArray[n
 
 
 def _pair(iou: NDArray[np.float64]) -> dict[int, int]:
-    """Pair rows and columns one to one by falling IoU, from :data:`MATCH_IOU` up: column of each paired row."""
+    """Pair rows and columns one to one by descending IoU, from :data:`MATCH_IOU` up: column of each paired row."""
     partner = {}
     for row, column in sorted(zip(*np.nonzero(iou >= MATCH_IOU)), key=lambda pair: -iou[pair]):
         if row not in partner and column not in partner.values():

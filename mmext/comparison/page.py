@@ -48,6 +48,7 @@ class Row:
     mean: float
     sd: float
     seeds: int
+    planned: int
     difference: Difference | None
 
 
@@ -271,7 +272,8 @@ class _Page:
             summary = analysis.summaries[metric][name]
             difference = analysis.differences[metric].get(name)
             label, color = analysis.labels[name], self.color[name]
-            rows.append(Row(name, label, color, summary.mean, summary.sd, len(summary.values), difference))
+            seeds, planned = len(summary.values), len(self.plan.runs[name].seeds)
+            rows.append(Row(name, label, color, summary.mean, summary.sd, seeds, planned, difference))
         axis = Axis.around([0.0, *_ends(analysis.differences[metric].values())], 20, width - 20, ticks, signed=True)
         return Panel(title, rows, axis, width)
 
@@ -431,7 +433,7 @@ class _Page:
         """What the runs were trained on and with."""
         runs = self.analysis.results.all_runs
         hours = sum(run.record.get('seconds') or 0 for run in runs) / 3600
-        planned = len(self.plan.runs) * len(self.plan.seeds)
+        planned = sum(len(run.seeds) for run in self.plan.runs.values())
         facts = [
             ('runs', f'{len(runs)} of {planned} finished, {hours:.1f} hours of training'),
             ('epochs', _values(runs, lambda run: run.record.get('epochs'))),

@@ -130,9 +130,9 @@ def markdown_table(analysis: Analysis, metric: str = 'AP') -> str:
 
 
 def _rows(analysis: Analysis, metric: str) -> list[list[str]]:
-    planned = len(analysis.results.plan.seeds)
     rows = []
     for name in analysis.names:
+        planned = len(analysis.results.plan.runs[name].seeds)
         summary, difference = analysis.summaries[metric][name], analysis.differences[metric].get(name)
         seeds = len(summary.values)
         mean = f'{summary.mean:.3f}' if seeds else ''

@@ -7,8 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FORMAT = 1
-PLAN = 'comparison.json'
+PLAN, RESULT = 'comparison.json', 'result.json'
 RERUN = 'run `mmext compare` again with the same arguments'
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One config that is trained with several seeds.
+
+    Attributes:
+        config: A file, or a name `mmext::...`.
+        options: Settings that override the config, by their dotted keys.
+        seeds: The seeds to train with.
+    """
+
+    config: str
+    options: dict[str, object]
+    seeds: list[int]
 
 
 @dataclass(frozen=True)
@@ -17,8 +32,7 @@ class Plan:
 
     Attributes:
         baseline: Name of the run that the others are compared with.
-        runs: `config` and `options` of each run by name, in display order.
-        seeds: The seeds that each is trained with.
+        runs: The runs by name, in display order.
         classes: Names of the classes.
         annotations: COCO file of the validation data.
         images: The folder that the file names in `annotations` are relative to.
@@ -27,8 +41,7 @@ class Plan:
     """
 
     baseline: str
-    runs: dict[str, dict]
-    seeds: list[int]
+    runs: dict[str, PlannedRun]
     classes: list[str]
     annotations: str
     images: str
@@ -37,12 +50,12 @@ class Plan:
 
     @property
     def names(self) -> list[str]:
-        """The runs in display order, the baseline first."""
+        """The names of the runs in display order, the baseline first."""
         return [self.baseline, *self.variants]
 
     @property
     def variants(self) -> list[str]:
-        """The runs other than the baseline."""
+        """The names of the runs other than the baseline."""
         return [name for name in self.runs if name != self.baseline]
 
 
@@ -71,7 +84,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that the report leaves out or that weakens it, and what to do about it."""
+    """Something that is left out of the report, or that weakens it, and what to do about it."""
 
     what: str
     remedy: str
@@ -122,9 +135,17 @@ def load_plan(folder: Path) -> Plan:
             f'{path} does not exist: give the folder of a comparison, as `mmext compare` makes it (--work-dir)'
         )
     content = _read(path, Plan.__dataclass_fields__)
-    plan = Plan(**{key: content[key] for key in Plan.__dataclass_fields__})
-    if plan.baseline not in plan.runs:
-        raise ValueError(f'the baseline of {path}, {plan.baseline!r}, is none of its runs: {", ".join(plan.runs)}')
+    try:
+        # Each run has its seeds, or all have the same.
+        runs = {
+            name: PlannedRun(run['config'], run['options'], run['seeds'] if 'seeds' in run else content['seeds'])
+            for name, run in content['runs'].items()
+        }
+    except KeyError as error:
+        raise ValueError(f'a run of {path} has no {error}') from error
+    plan = Plan(**{**{key: content[key] for key in Plan.__dataclass_fields__}, 'runs': runs})
+    if plan.baseline not in runs:
+        raise ValueError(f'the baseline of {path}, {plan.baseline!r}, is none of its runs: {", ".join(runs)}')
     return plan
 
 
@@ -148,13 +169,13 @@ def load_results(folder: Path) -> Results:
     runs = _of_one_kind(runs, 'config', lambda run: run.name, problems)
     _note_differences(runs, problems)
     by_name = {name: {run.seed: run for run in runs if run.name == name} for name in plan.names}
-    absent = {name: [seed for seed in plan.seeds if seed not in found] for name, found in by_name.items()}
+    absent = {name: [seed for seed in plan.runs[name].seeds if seed not in by_name[name]] for name in plan.names}
     missing = {name: seeds for name, seeds in absent.items() if seeds}
     return Results(folder, plan, by_name, missing, problems)
 
 
 def _result_files(folder: Path) -> list[Path]:
-    return sorted([*folder.glob('*/seed_*/result.json'), *folder.glob('*/seed_*.json')])
+    return sorted([*folder.glob(f'*/seed_*/{RESULT}'), *folder.glob('*/seed_*.json')])
 
 
 def _read(path: Path, keys: Mapping | set[str]) -> dict:
@@ -177,47 +198,42 @@ def _read(path: Path, keys: Mapping | set[str]) -> dict:
 
 
 def _load_run(path: Path, plan: Plan, problems: list[Problem]) -> Run | None:
-    name = path.relative_to(path.parents[2 if path.name == 'result.json' else 1]).parts[0]
-    seed = (path.parent.name if path.name == 'result.json' else path.stem).removeprefix('seed_')
     try:
         content = _read(path, {'name', 'seed', 'config', 'options', 'metrics', 'curve', 'hashes'})
     except ValueError as error:
         problems.append(Problem(f'{error}, and is left out', f'delete it, and {RERUN}'))
         return None
-    if (content['name'], str(content['seed'])) != (name, seed):
-        problems.append(
-            Problem(
-                f'{path} is left out: it says that it is {content["name"]!r} with seed {content["seed"]}',
-                'move it back to its own folder, or delete it',
-            )
-        )
-        return None
-    if name not in plan.runs or content['seed'] not in plan.seeds:
-        problems.append(
-            Problem(
-                f'{path} is left out: the plan has no run {name!r} with seed {seed}',
-                'add it to the arguments of `mmext compare`, or move it to another folder',
-            )
-        )
-        return None
-    planned = plan.runs[name]
-    if any(content[key] != planned.get(key) for key in ('config', 'options')):
-        problems.append(
-            Problem(
-                f'{path} is left out: it was trained as {content["config"]} with options {content["options"]}, but the '
-                f'plan has {planned.get("config")} with {planned.get("options")}',
-                f'move it to another folder, and {RERUN}',
-            )
-        )
+    if problem := _stranger(path, content, plan):
+        problems.append(problem)
         return None
     detections = content.pop('detections', None)
-    return Run(name, content['seed'], path, content['metrics'], content['curve'], detections, content)
+    return Run(content['name'], content['seed'], path, content['metrics'], content['curve'], detections, content)
+
+
+def _stranger(path: Path, content: Mapping, plan: Plan) -> Problem | None:
+    """Why a result does not belong to its place or to the plan; None if it does."""
+    folder = path.parent if path.name == RESULT else path.with_suffix('')
+    name, seed = content['name'], content['seed']
+    if (name, f'seed_{seed}') != (folder.parent.name, folder.name):
+        what = f'{path} is left out: it says that it is {name!r} with seed {seed}'
+        return Problem(what, 'move it back to its own folder, or delete it')
+    planned = plan.runs.get(name)
+    if planned is None or seed not in planned.seeds:
+        what = f'{path} is left out: the plan has no run {name!r} with seed {seed}'
+        return Problem(what, 'add it to the arguments of `mmext compare`, or move it to another folder')
+    if (content['config'], content['options']) != (planned.config, planned.options):
+        what = (
+            f'{path} is left out: it was trained as {content["config"]} with options {content["options"]}, but the '
+            f'plan has {planned.config} with {planned.options}'
+        )
+        return Problem(what, f'move it to another folder, and {RERUN}')
+    return None
 
 
 def _without_duplicates(runs: list[Run], problems: list[Problem]) -> list[Run]:
     kept: dict[tuple[str, int], Run] = {}
-    # `seed_0/result.json` sorts before `seed_0.json`.
-    for run in sorted(runs, key=lambda run: run.path.name != 'result.json'):
+    # Work dirs first: they have the detections.
+    for run in sorted(runs, key=lambda run: run.path.name != RESULT):
         first = kept.setdefault((run.name, run.seed), run)
         if first is not run and first.metrics != run.metrics:
             problems.append(
@@ -229,7 +245,7 @@ def _without_duplicates(runs: list[Run], problems: list[Problem]) -> list[Run]:
 
 
 def _of_one_kind(runs: list[Run], kind: str, group: Callable[[Run], str], problems: list[Problem]) -> list[Run]:
-    """Leave out the runs of a group whose hash is not the group's most frequent one, or of equals the first."""
+    """Leave out the runs whose hash is not the most frequent one of their group; the first one of equals counts."""
     votes: dict[str, Counter] = {}
     for run in runs:
         votes.setdefault(group(run), Counter())[run.record['hashes'].get(kind)] += 1

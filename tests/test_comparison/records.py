@@ -115,7 +115,8 @@ def result(name: str, seed: int, run: Mapping, metrics: Mapping, rng: np.random.
         format=1,
         name=name,
         seed=seed,
-        **run,
+        config=run['config'],
+        options=run['options'],
         metrics=metrics,
         curve=curve(metrics, rng),
         versions=VERSIONS,
@@ -129,12 +130,11 @@ def result(name: str, seed: int, run: Mapping, metrics: Mapping, rng: np.random.
 
 
 def plan(names: Sequence[str], seeds: Sequence[int], annotations: Path, images: Path, classes=CLASSES) -> dict:
-    runs = {name: dict(config=f'mmext::yolox/{name}.py', options={}) for name in names}
+    runs = {name: dict(config=f'mmext::yolox/{name}.py', options={}, seeds=list(seeds)) for name in names}
     return dict(
         format=1,
         baseline=names[0],
         runs=runs,
-        seeds=list(seeds),
         classes=list(classes),
         annotations=str(annotations),
         images=str(images),

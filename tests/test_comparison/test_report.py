@@ -209,7 +209,7 @@ def test_terminal(report):
         str(report.html),
     ):
         assert words in text, words
-    assert 'would likely have shown a difference of' in ' '.join(text.split())
+    assert 'seeds find a difference of' in ' '.join(text.split())
 
 
 def test_csv(report):
@@ -286,7 +286,7 @@ def test_missing_seed_is_named_and_not_averaged_over(folder, tmp_path):
 
 def test_baseline_unfinished(folder, tmp_path):
     report = remade(folder, tmp_path, lambda run: None if run['name'] == 'stock' else run)
-    assert report.analysis.headline == 'No verdict yet: it takes 3 seeds of both baseline and variant'
+    assert report.analysis.headline == 'No verdict yet: it needs 3 seeds of both baseline and variant'
     assert report.analysis.best is None
     text = Page(report.html).text
     assert 'stock lacks seeds 0, 1, 2, 3 and 4; it does not count' in text
@@ -296,7 +296,7 @@ def test_baseline_unfinished(folder, tmp_path):
 def test_two_seeds_give_no_verdict(folder, tmp_path):
     report = remade(folder, tmp_path, lambda run: run if run['seed'] < 2 else None)
     assert report.analysis.headline.startswith('No verdict yet')
-    assert 'over 2 paired seeds; a verdict takes 3.' in Page(report.html).text
+    assert 'over 2 paired seeds; a verdict needs 3.' in Page(report.html).text
 
 
 def test_nothing_finished(folder, tmp_path):
@@ -315,7 +315,7 @@ def test_detections_of_other_annotations(folder, tmp_path):
     report = remade(folder, tmp_path, spoil)
     (problem,) = report.analysis.problems
     assert re.search(
-        r'good/seed_2/result.json are left out: by the annotations of today their AP is 0\.\d+', str(problem)
+        r'good/seed_2/result.json are left out: with the current annotations their AP is 0\.\d+', str(problem)
     )
     assert 2 not in report.analysis.matches['good']
     assert 2 in report.analysis.differences['AP']['good'].values
@@ -338,7 +338,7 @@ def test_names_do_not_become_markup(data, tmp_path):
 def test_commands_reproduce_each_row(data, tmp_path):
     plan = records.plan(['stock', 'odd'], [3, 5], *data)
     plan['runs']['odd'] = dict(
-        config='my configs/a.py', options={'model.x': [1, 2], 'model.name': "it's", 'model.y': None}
+        config='my configs/a.py', options={'model.x': [1, 2], 'model.name': "it's", 'model.y': None}, seeds=[3, 5]
     )
     records.write(tmp_path / 'comparison.json', {**plan, 'amp': True})
     run = records.result('odd', 3, plan['runs']['odd'], dict(AP=0.5), records.np.random.default_rng(0))
@@ -365,10 +365,17 @@ def test_commands_reproduce_each_row(data, tmp_path):
 def test_short_names():
     names = [f'yolox_nano_{part}1xb8-60e_bccd' for part in ('', 'ciou_', 'obj-focal_ciou_')]
     assert list(short_names(names, names[0]).values()) == ['baseline', 'ciou', 'obj-focal_ciou']
+    assert short_names([*names[:2], 'other', 'yolox_s_ciou_1xb8-60e_bccd'], names[0]) == {
+        names[0]: 'baseline',
+        names[1]: 'ciou',
+        'other': 'other',
+        'yolox_s_ciou_1xb8-60e_bccd': 'yolox_s_ciou_1xb8-60e_bccd',
+    }
     assert short_names(['stock', 'giou'], 'stock') == {'stock': 'stock', 'giou': 'giou'}
-    assert short_names(['a_b'], 'a_b') == {'a_b': 'a_b'}
-    # The baseline is the one that may lose its name.
-    assert short_names(['a_x_c', 'a_c'], 'a_x_c') == {'a_x_c': 'a_x_c', 'a_c': 'a_c'}
+    # Two that would be the same are not shortened.
+    assert short_names(['a_b', 'a_x_b', 'x'], 'a_b') == {'a_b': 'a_b', 'a_x_b': 'a_x_b', 'x': 'x'}
+    # Words in the place of others are no insertion.
+    assert short_names(['a_b_c', 'a_x_c', 'a_c'], 'a_b_c') == {name: name for name in ('a_b_c', 'a_x_c', 'a_c')}
 
 
 def test_option():
@@ -381,7 +388,7 @@ def test_a_better_variant_that_other_images_could_turn(report, monkeypatch):
     turned = analysis_module.Difference(**{**difference.__dict__, 'images': analysis_module.Interval(-0.01, 0.2)})
     monkeypatch.setitem(analysis.differences['AP'], 'good', turned)
     assert analysis.sentence('good').endswith(
-        'On other images it may be otherwise: \N{MINUS SIGN}0.010 to +0.200 over resampled images.'
+        'Other images could reverse it: \N{MINUS SIGN}0.010 to +0.200 over resampled images.'
     )
 
 

@@ -154,6 +154,29 @@ def test_baseline_comes_first(folder):
     assert [run.name for run in load_results(folder).all_runs] == ['giou'] * 3 + ['stock'] * 3
 
 
+def test_runs_with_seeds_of_their_own(folder):
+    """As ten for the baseline, and five for the others."""
+    plan = json.loads((folder / 'comparison.json').read_text())
+    plan['runs']['giou']['seeds'] = [0, 1]
+    records.write(folder / 'comparison.json', plan)
+    results = load_results(folder)
+    assert found(results) == {'stock': [0, 1, 2], 'giou': [0, 1]}
+    assert results.missing == {}
+    assert "the plan has no run 'giou' with seed 2" in only(results)
+
+
+def test_seeds_of_all_runs(folder):
+    plan = json.loads((folder / 'comparison.json').read_text())
+    for run in plan['runs'].values():
+        del run['seeds']
+    records.write(folder / 'comparison.json', {**plan, 'seeds': [0, 1, 2, 3]})
+    results = load_results(folder)
+    assert results.missing == {'stock': [3], 'giou': [3]}
+    records.write(folder / 'comparison.json', plan)
+    with pytest.raises(ValueError, match=r"a run of .*comparison\.json has no 'seeds'"):
+        load_plan(folder)
+
+
 def test_no_plan(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'comparison\.json does not exist: give the folder of a comparison'):
         load_plan(tmp_path)
