@@ -102,12 +102,14 @@ class Analysis:
             return (
                 f'{metric} {signed(difference.mean)} over {count(pairs, "paired seed")}; a verdict needs {MIN_PAIRS}.'
             )
+        variants = len(self.results.plan.variants)
         seen = (
             f'{metric} {signed(difference.mean)}, 95 % interval {spoken(difference.interval)} '
-            f'over {count(pairs, "paired seed")}, p {p_value(difference.p_holm)}.'
+            f'over {count(pairs, "paired seed")}, p {p_value(difference.p_holm)}'
+            f'{f" after correction for {variants} variants" if variants > 1 else ""}.'
         )
         if difference.verdict == 'no difference seen':
-            return f'{seen} {pairs} seeds find a difference of {difference.smallest:.3f} with {POWER:.0%} probability.'
+            return f'{seen} {pairs} seeds find a difference of {difference.smallest:.3f} with {100 * POWER:.0f} % probability.'
         if difference.images and 0 in difference.images:
             return f'{seen} Other images could reverse it: {spoken(difference.images)} over resampled images.'
         return seen

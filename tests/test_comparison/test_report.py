@@ -190,6 +190,7 @@ def test_numbers_of_the_page_are_those_of_the_statistics(report, page):
         f'{value:+.3f}'.replace('-', '\N{MINUS SIGN}') for value in (expected.interval.low, expected.interval.high)
     )
     assert f'AP {expected.mean:+.3f}, 95 % interval {low} to {high} over 5 paired seeds' in page.text
+    assert 'after correction for 2 variants.' in page.text
     assert f'({low} to {high})' in page.text
 
 
