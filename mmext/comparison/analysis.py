@@ -103,10 +103,10 @@ class Analysis:
                 f'{metric} {signed(difference.mean)} over {count(pairs, "paired seed")}; a verdict needs {MIN_PAIRS}.'
             )
         variants = len(self.results.plan.variants)
+        corrected = f' after correction for {variants} variants' if variants > 1 else ''
         seen = (
             f'{metric} {signed(difference.mean)}, 95 % interval {spoken(difference.interval)} '
-            f'over {count(pairs, "paired seed")}, p {p_value(difference.p_holm)}'
-            f'{f" after correction for {variants} variants" if variants > 1 else ""}.'
+            f'over {count(pairs, "paired seed")}, p {p_value(difference.p_holm)}{corrected}.'
         )
         if difference.verdict == 'no difference seen':
             return f'{seen} {pairs} seeds find a difference of {difference.smallest:.3f} with {100 * POWER:.0f} % probability.'

@@ -146,6 +146,25 @@ def test_pictures_show_all_boxes(report, page):
     assert len(drawn) == sum(int(boxes) for _, _, boxes, _ in views) + sum(truth)
 
 
+def test_pictures_show_a_typical_seed(report, page):
+    """Of the seeds that differ in the direction of the mean, the one nearest to it."""
+    matches = report.analysis.matches
+    labels = [
+        (attributes['aria-label'], page.elements[position + 1][1]['href'])
+        for position, (tag, attributes) in enumerate(page.elements)
+        if tag == 'svg' and ', seed ' in attributes.get('aria-label', '')
+    ]
+    for label, photo in labels:
+        if label.startswith('stock'):
+            continue
+        name, seed = re.match(r'(\w+), seed (\d)', label).groups()
+        position = int(photo.removeprefix('#photo-'))
+        gains = {seed: matches[name][seed].f1()[position] - matches['stock'][seed].f1()[position] for seed in range(5)}
+        mean = sum(gains.values()) / 5
+        alike = {seed: abs(gain - mean) for seed, gain in gains.items() if gain * mean > 0}
+        assert alike[int(seed)] == min(alike.values())
+
+
 def test_confusion_matrix(report, page):
     counts = sum(matched.confusion() for matched in report.analysis.matches['good'].values()) / 5
     row = ' '.join(f'{100 * count / counts[0].sum():.0f} % {count:.1f}' if count else '0' for count in counts[0])
