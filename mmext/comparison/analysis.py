@@ -109,7 +109,8 @@ class Analysis:
             f'over {count(pairs, "paired seed")}, p {p_value(difference.p_holm)}{corrected}.'
         )
         if difference.verdict == 'no difference seen':
-            return f'{seen} {pairs} seeds find a difference of {difference.smallest:.3f} with {100 * POWER:.0f} % probability.'
+            smallest = f'{difference.smallest:.3f} with {100 * POWER:.0f} % probability'
+            return f'{seen} {pairs} seeds find a difference of {smallest}.'
         if difference.images and 0 in difference.images:
             return f'{seen} Other images could reverse it: {spoken(difference.images)} over resampled images.'
         return seen
