@@ -9,13 +9,9 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
+from rich.console import Console
 
-from mmext.comparison.executor import EXECUTORS, Resources, execute
-from mmext.comparison.plan import (
-    PLAN_FILE,
-    Plan,
-    Run,
-    Variant,
+from mmext.comparison.conditions import (
     apply_options,
     check_equal_conditions,
     check_name,
@@ -24,7 +20,10 @@ from mmext.comparison.plan import (
     data_hash,
     lazy_dataset,
 )
+from mmext.comparison.executor import EXECUTORS, Resources, execute
+from mmext.comparison.plan import PLAN_FILE, Plan, Run, Variant
 from mmext.comparison.progress import Progress
+from mmext.comparison.report import write_report
 from mmext.comparison.run import initial_model
 
 from .check import check_types
@@ -83,8 +82,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = arguments.parse_args(argv)
     if args.report is None and not args.configs:
         arguments.error('give at least one config, or --report DIR')
-    if args.report is None and len(args.configs) + len(args.variant) < 2:
-        arguments.error('give something to compare: a second config, or --variant NAME key=value')
     for name in ('seeds', 'jobs'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             arguments.error(f'--{name} must be at least 1, but is {getattr(args, name)}')
@@ -176,6 +173,9 @@ def prepare(plan: Plan, configs: dict[str, Config], folder: Path) -> Plan:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what is not finished, and write the report."""
     args = parse_args(argv)
+    if args.report:
+        print_report(args.report)
+        return 0
     # What ends the command stops its jobs, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     plan, configs = make_plan(args, shlex.join(['mmext', 'compare', *(argv or [])]))
@@ -188,4 +188,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     epochs = configs[plan.baseline].train_cfg.max_epochs
     with Progress(runs, epochs, resources.jobs) as progress:
         failures = execute([run for run in runs if not run.result_file.is_file()], folder, resources, progress)
+    if len(failures) < len(runs):
+        print_report(folder)
     return 1 if failures else 0
+
+
+def print_report(folder: Path) -> None:
+    """Write the report of a folder, and show its summary."""
+    Console().print(write_report(folder))

@@ -1,7 +1,7 @@
 """Everything that the report says, computed once from the finished runs."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.logging import MMLogger
 
 from .matching import SIZES, GroundTruth, Matches
-from .results import Problem, Results, Run
+from .results import Problem, Result, Results
 from .statistics import (
     MIN_PAIRS,
     POWER,
@@ -125,14 +125,23 @@ class Analysis:
         return lines
 
     def command(self, name: str) -> str:
-        """The shell command that trains all seeds of a run."""
+        """The command that trains all seeds of a run beside the baseline's."""
         plan = self.results.plan
-        run = plan.runs[name]
-        options = [shlex.quote(f'{key}={option(value)}') for key, value in run.options.items()]
-        words = ['mmext train', shlex.quote(run.config), *(['--amp'] if plan.amp else [])]
-        words += ['--work-dir', f'{shlex.quote(str(Path("work_dirs", name)))}/seed_$seed']
-        words += ['--cfg-options', 'randomness.seed=$seed', *options]
-        return f'for seed in {" ".join(map(str, run.seeds))}; do {" ".join(words)}; done'
+        baseline, run = plan.runs[plan.baseline], plan.runs[name]
+        own = {key: value for key, value in run.options.items() if baseline.options.get(key, self) != value}
+        words = ['mmext', 'compare', baseline.config]
+        if own:
+            words += ['--variant', name, *_assignments(own)]
+        elif name != plan.baseline:
+            words.append(run.config)
+        words += ['--seeds', str(max(run.seeds) + 1), *(['--amp'] if plan.amp else [])]
+        if baseline.options:
+            words += ['--cfg-options', *_assignments(baseline.options)]
+        return shlex.join(words)
+
+
+def _assignments(options: Mapping[str, object]) -> list[str]:
+    return [f'{key}={option(value)}' for key, value in options.items()]
 
 
 def analyze(results: Results, resamples: int = RESAMPLES) -> Analysis:
@@ -205,7 +214,7 @@ def _match(results: Results) -> tuple[dict[str, dict[int, Matches]], list[Proble
     return matches, problems, None if matches else 'No detections match the annotations; see the notes above.'
 
 
-def _check_ap(run: Run, matched: Matches) -> None:
+def _check_ap(run: Result, matched: Matches) -> None:
     whole = np.ones((1, len(matched.truth.images)), np.int32)
     ap = matched.scores(whole)['AP'][0]
     if abs(ap - (run.metrics.get('AP') or 0)) > AP_TOLERANCE:

@@ -32,7 +32,8 @@ def coco_metrics(
     """
     with redirect_stdout(io.StringIO()):
         truth = COCO(annotations)
-        found = truth.loadRes(list(detections)) if detections else COCO()
+        # Copies, to which pycocotools adds keys.
+        found = truth.loadRes([dict(each) for each in detections]) if detections else COCO()
         if not detections:
             found.dataset = dict(images=truth.dataset['images'], annotations=[], categories=truth.dataset['categories'])
             found.createIndex()

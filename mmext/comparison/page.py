@@ -16,7 +16,7 @@ from PIL import Image
 from .analysis import Analysis, count, join, p_value, seed_list, signed, spoken
 from .charts import Axis, Chart, Series, chart
 from .matching import MATCH_IOU, RECALLS, GroundTruth, Matches, Outcome
-from .results import Run
+from .results import Result
 from .statistics import LEVEL, MIN_PAIRS, POWER, Difference, Interval
 
 BASELINE_COLOR = '#4a4f57'
@@ -470,7 +470,7 @@ def _tint(color: str, share: float) -> str:
     return f'{color}{round(25 + share * 205):02x}'
 
 
-def _values(runs: Sequence[Run], of) -> str:
+def _values(runs: Sequence[Result], of) -> str:
     return ', '.join(dict.fromkeys(str(of(run)) for run in runs))
 
 

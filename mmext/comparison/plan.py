@@ -1,27 +1,13 @@
-"""What a comparison trains, and the checks before anything trains."""
+"""The plan of a comparison, and the files of its runs."""
 
-import hashlib
 import json
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-
-from mmdet.registry import DATASETS
-from mmengine.config import Config
-from mmengine.dataset import BaseDataset
-
-from mmext.audit import leaves
-from mmext.cli.check import check_file
 
 FORMAT = 1
 PLAN_FILE, RESULT_FILE, CONFIG_FILE = 'comparison.json', 'result.json', 'config.py'
-# What must be equal in all configs of a comparison, so that a difference comes from the model and its losses.
-EQUAL_KEYS = ('train_dataloader', 'val_dataloader', 'val_evaluator', 'train_cfg', 'param_scheduler')
-# What decides the result of a run, beside its seed.
-HASHED_KEYS = (*EQUAL_KEYS, 'model', 'optim_wrapper', 'custom_hooks', 'auto_scale_lr', 'load_from', 'val_cfg')
 
 
 @dataclass
@@ -74,13 +60,32 @@ class Plan:
 
         Raises:
             FileNotFoundError: If the folder has no plan.
+            ValueError: If it cannot be read, or is of another format.
         """
         path = folder / PLAN_FILE
         if not path.is_file():
-            raise FileNotFoundError(f'{folder} is not the folder of a comparison: it has no {PLAN_FILE}')
-        values = json.loads(path.read_text())
-        values['runs'] = {name: Variant(**each) for name, each in values['runs'].items()}
-        return cls(**values)
+            raise FileNotFoundError(
+                f'{path} does not exist: give the folder of a comparison, as `mmext compare` makes it (--work-dir)'
+            )
+        content = read_json(path, cls.__dataclass_fields__)
+        try:
+            runs = {name: Variant(run['config'], run['options'], run['seeds']) for name, run in content['runs'].items()}
+        except KeyError as error:
+            raise ValueError(f'a run of {path} has no {error}') from error
+        plan = cls(**{**{key: content[key] for key in cls.__dataclass_fields__}, 'runs': runs})
+        if plan.baseline not in runs:
+            raise ValueError(f'the baseline of {path}, {plan.baseline!r}, is none of its runs: {", ".join(runs)}')
+        return plan
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the variants in display order, the baseline first."""
+        return [self.baseline, *self.variants]
+
+    @property
+    def variants(self) -> list[str]:
+        """The names of the variants other than the baseline."""
+        return [name for name in self.runs if name != self.baseline]
 
     def extended_by(self, other: 'Plan', folder: Path) -> 'Plan':
         """This plan, of a folder that exists already, with the variants and seeds of another.
@@ -143,154 +148,20 @@ def write_json(path: Path, value: object) -> None:
     temporary.replace(path)
 
 
-def check_name(name: str) -> str:
-    """Return the name of a variant if it can name a folder.
+def read_json(path: Path, keys: Iterable[str]) -> dict:
+    """Read a JSON object of this format that has these keys.
 
     Raises:
-        ValueError: If it cannot.
+        ValueError: If it is none.
     """
-    if not re.fullmatch(r'[A-Za-z0-9][\w.+-]*', name):
-        raise ValueError(f'a variant cannot be named {name!r}: use letters, digits and . + - _')
-    return name
-
-
-def apply_options(config: Config, options: Mapping[str, object], name: str) -> None:
-    """Apply a variant's options to its config.
-
-    Raises:
-        ValueError: If an option changes nothing, or its first key is not in the config.
-    """
-    for key, value in options.items():
-        first = key.split('.')[0]
-        if first not in config:
-            near = get_close_matches(first, list(config), n=1)
-            hint = f': did you mean {near[0]}?' if near else f'; it has {", ".join(config)}'
-            raise ValueError(f'--variant {name}: the config has no {first!r}, of {key}={value}{hint}')
-    base = config.to_dict()
-    config.merge_from_dict(dict(options))
-    for key, value in options.items():
-        others = Config(base)
-        others.merge_from_dict({other: each for other, each in options.items() if other != key})
-        if canonical(others.to_dict()) == canonical(config.to_dict()):
-            raise ValueError(f'--variant {name}: {key}={value} changes nothing: without it the config is the same')
-
-
-def check_equal_conditions(configs: Mapping[str, Config], baseline: str) -> None:
-    """Check that the configs share data and schedule, and that none equals the baseline.
-
-    Raises:
-        ValueError: If they do not.
-    """
-    reference = configs[baseline]
-    for name, config in configs.items():
-        if name == baseline:
-            continue
-        for key in EQUAL_KEYS:
-            difference = first_difference(plain(reference.get(key)), plain(config.get(key)), key)
-            if difference:
-                raise ValueError(
-                    f'{name} and the baseline {baseline} train under different conditions: {difference}. A comparison '
-                    'needs the same data and schedule: inherit them from one config'
-                )
-        if config_hash(config) == config_hash(reference):
-            raise ValueError(f'{name} is equal to the baseline {baseline}: leave one of them out')
-
-
-def check_unchanged(file: Path, config: Config, name: str) -> None:
-    """Check that a variant has the config with which its runs in the folder were trained.
-
-    Raises:
-        ValueError: If it has not.
-    """
-    if not file.is_file():
-        return
-    trained = Config.fromfile(file)
-    if config_hash(trained) != config_hash(config):
-        difference = first_difference(plain(trained.to_dict()), plain(config.to_dict()), 'config')
-        raise ValueError(
-            f'{name} has changed since its runs in {file.parent} were trained: {difference}. Choose another '
-            f'--work-dir or another name, or delete {file.parent} to train it anew'
-        )
-
-
-def first_difference(left: object, right: object, place: str) -> str | None:
-    """Describe the first place in which two nested values differ; None if they are equal."""
-    if left == right:
-        return None
-    if isinstance(left, dict) and isinstance(right, dict):
-        for key in [*left, *(key for key in right if key not in left)]:
-            difference = first_difference(left.get(key), right.get(key), f'{place}.{key}')
-            if difference:
-                return difference
-    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        for index, pair in enumerate(zip(left, right)):
-            difference = first_difference(*pair, f'{place}[{index}]')
-            if difference:
-                return difference
-    return f'{place} is {_short(right)}, not {_short(left)}'
-
-
-def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f'{text[:limit]}...'
-
-
-def coco_leaf(config: Config) -> dict:
-    """The config of the validation data, which must be one CocoDataset.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    found = leaves(config.val_dataloader.dataset, 'val_dataloader.dataset')
-    if len(found) != 1:
-        raise ValueError(f'mmext compare needs one validation data set, but the config has {", ".join(found)}')
-    ((place, leaf),) = found.items()
-    if not str(leaf.get('ann_file', '')).endswith('.json'):
-        raise ValueError(
-            f'{place} ({leaf.get("type")}) has no COCO annotation file (ann_file=....json), which mmext compare '
-            'evaluates with: convert the annotations, tools/voc_to_coco.py does so for Pascal VOC'
-        )
-    return leaf
-
-
-def plain(value: object) -> object:
-    """The value with plain dicts and lists in place of mmengine's and of tuples."""
-    if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-def canonical(value: object) -> str:
-    """The value as JSON with sorted keys."""
-    return json.dumps(plain(value), sort_keys=True, default=str)
-
-
-def sha256(*parts: bytes) -> str:
-    """The SHA-256 of the parts, one after the other, in hexadecimal."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def config_hash(config: Config) -> str:
-    """A hash of what a config trains: of the keys that decide it, without the seed."""
-    return sha256(canonical({key: config.get(key) for key in HASHED_KEYS}).encode())
-
-
-def lazy_dataset(leaf: dict) -> BaseDataset:
-    """A data set that knows its paths and classes, without its annotations."""
-    return DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
-
-
-def data_hash(config: Config) -> str:
-    """A hash of the annotation files of training and validation."""
-    found = {**leaves(config.train_dataloader.dataset, 'train'), **leaves(config.val_dataloader.dataset, 'val')}
-    paths = [lazy_dataset(leaf).ann_file for leaf in found.values()]
-    return sha256(*(Path(check_file(path, 'annotation file')).read_bytes() for path in paths))
-
-
-def code_hash() -> str:
-    """A hash of mmext's own modules."""
-    root = Path(__file__).parents[1]
-    return sha256(*(path.read_bytes() for path in sorted(root.rglob('*.py')) if '.mim' not in path.parts))
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, OSError) as error:
+        raise ValueError(f'{path} cannot be read ({error})') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} is not a JSON object')
+    if content.get('format') != FORMAT:
+        raise ValueError(f'{path} has format {content.get("format")!r}, and this mmext reads format {FORMAT}')
+    if absent := [key for key in keys if key not in content]:
+        raise ValueError(f'{path} has no {absent[0]!r}')
+    return content

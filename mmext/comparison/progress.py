@@ -110,7 +110,7 @@ class Progress:
         start, first = self.started.pop(run, (time.monotonic(), 0))
         if failure:
             self.failed += 1
-            self.say(f'{run}: failed, {failure}')
+            self.say(f'{run}: failed, {failure}; {self.whole()}')
             return
         self.done.add(run)
         self.states[run] = read_state(run)

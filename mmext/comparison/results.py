@@ -1,66 +1,17 @@
 """Load the finished runs of a comparison, and name what is missing or does not belong."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FORMAT = 1
-PLAN, RESULT = 'comparison.json', 'result.json'
+from .plan import RESULT_FILE, Plan, read_json
+
 RERUN = 'run `mmext compare` again with the same arguments'
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """One config that is trained with several seeds.
-
-    Attributes:
-        config: A file, or a name `mmext::...`.
-        options: Settings that override the config, by their dotted keys.
-        seeds: The seeds to train with.
-    """
-
-    config: str
-    options: dict[str, object]
-    seeds: list[int]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a comparison is to train: `comparison.json`.
-
-    Attributes:
-        baseline: Name of the run that the others are compared with.
-        runs: The runs by name, in display order.
-        classes: Names of the classes.
-        annotations: COCO file of the validation data.
-        images: The folder that the file names in `annotations` are relative to.
-        amp: Whether the runs use mixed precision.
-        command: The command that makes the whole comparison.
-    """
-
-    baseline: str
-    runs: dict[str, PlannedRun]
-    classes: list[str]
-    annotations: str
-    images: str
-    amp: bool
-    command: str
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the runs in display order, the baseline first."""
-        return [self.baseline, *self.variants]
-
-    @property
-    def variants(self) -> list[str]:
-        """The names of the runs other than the baseline."""
-        return [name for name in self.runs if name != self.baseline]
-
-
-@dataclass(frozen=True)
-class Run:
+class Result:
     """One finished run: `result.json`.
 
     Attributes:
@@ -107,7 +58,7 @@ class Results:
 
     folder: Path
     plan: Plan
-    runs: dict[str, dict[int, Run]]
+    runs: dict[str, dict[int, Result]]
     missing: dict[str, list[int]]
     problems: list[Problem]
 
@@ -117,36 +68,9 @@ class Results:
         return {seed: value for seed, value in values.items() if value is not None}
 
     @property
-    def all_runs(self) -> list[Run]:
+    def all_runs(self) -> list[Result]:
         """The runs in display order."""
         return [run for runs in self.runs.values() for run in runs.values()]
-
-
-def load_plan(folder: Path) -> Plan:
-    """Read `comparison.json`.
-
-    Raises:
-        FileNotFoundError: If the folder has none.
-        ValueError: If it cannot be read, or is of another format.
-    """
-    path = folder / PLAN
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} does not exist: give the folder of a comparison, as `mmext compare` makes it (--work-dir)'
-        )
-    content = _read(path, Plan.__dataclass_fields__)
-    try:
-        # Each run has its seeds, or all have the same.
-        runs = {
-            name: PlannedRun(run['config'], run['options'], run['seeds'] if 'seeds' in run else content['seeds'])
-            for name, run in content['runs'].items()
-        }
-    except KeyError as error:
-        raise ValueError(f'a run of {path} has no {error}') from error
-    plan = Plan(**{**{key: content[key] for key in Plan.__dataclass_fields__}, 'runs': runs})
-    if plan.baseline not in runs:
-        raise ValueError(f'the baseline of {path}, {plan.baseline!r}, is none of its runs: {", ".join(runs)}')
-    return plan
 
 
 def load_results(folder: Path) -> Results:
@@ -160,7 +84,7 @@ def load_results(folder: Path) -> Results:
         FileNotFoundError: If the folder has no `comparison.json`.
         ValueError: If that cannot be read.
     """
-    plan = load_plan(folder)
+    plan = Plan.load(folder)
     problems: list[Problem] = []
     runs = [run for path in _result_files(folder) if (run := _load_run(path, plan, problems))]
     runs = _without_duplicates(runs, problems)
@@ -175,31 +99,12 @@ def load_results(folder: Path) -> Results:
 
 
 def _result_files(folder: Path) -> list[Path]:
-    return sorted([*folder.glob(f'*/seed_*/{RESULT}'), *folder.glob('*/seed_*.json')])
+    return sorted([*folder.glob(f'*/seed_*/{RESULT_FILE}'), *folder.glob('*/seed_*.json')])
 
 
-def _read(path: Path, keys: Mapping | set[str]) -> dict:
-    """A JSON object of this format with these keys.
-
-    Raises:
-        ValueError: If it is none.
-    """
+def _load_run(path: Path, plan: Plan, problems: list[Problem]) -> Result | None:
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, OSError) as error:
-        raise ValueError(f'{path} cannot be read ({error})') from error
-    if not isinstance(content, dict):
-        raise ValueError(f'{path} is not a JSON object')
-    if content.get('format') != FORMAT:
-        raise ValueError(f'{path} has format {content.get("format")!r}, and this mmext reads format {FORMAT}')
-    if absent := [key for key in keys if key not in content]:
-        raise ValueError(f'{path} has no {absent[0]!r}')
-    return content
-
-
-def _load_run(path: Path, plan: Plan, problems: list[Problem]) -> Run | None:
-    try:
-        content = _read(path, {'name', 'seed', 'config', 'options', 'metrics', 'curve', 'hashes'})
+        content = read_json(path, {'name', 'seed', 'config', 'options', 'metrics', 'curve', 'hashes'})
     except ValueError as error:
         problems.append(Problem(f'{error}, and is left out', f'delete it, and {RERUN}'))
         return None
@@ -207,12 +112,12 @@ def _load_run(path: Path, plan: Plan, problems: list[Problem]) -> Run | None:
         problems.append(problem)
         return None
     detections = content.pop('detections', None)
-    return Run(content['name'], content['seed'], path, content['metrics'], content['curve'], detections, content)
+    return Result(content['name'], content['seed'], path, content['metrics'], content['curve'], detections, content)
 
 
 def _stranger(path: Path, content: Mapping, plan: Plan) -> Problem | None:
     """Why a result does not belong to its place or to the plan; None if it does."""
-    folder = path.parent if path.name == RESULT else path.with_suffix('')
+    folder = path.parent if path.name == RESULT_FILE else path.with_suffix('')
     name, seed = content['name'], content['seed']
     if (name, f'seed_{seed}') != (folder.parent.name, folder.name):
         what = f'{path} is left out: it says that it is {name!r} with seed {seed}'
@@ -230,10 +135,10 @@ def _stranger(path: Path, content: Mapping, plan: Plan) -> Problem | None:
     return None
 
 
-def _without_duplicates(runs: list[Run], problems: list[Problem]) -> list[Run]:
-    kept: dict[tuple[str, int], Run] = {}
+def _without_duplicates(runs: list[Result], problems: list[Problem]) -> list[Result]:
+    kept: dict[tuple[str, int], Result] = {}
     # Work dirs first: they have the detections.
-    for run in sorted(runs, key=lambda run: run.path.name != RESULT):
+    for run in sorted(runs, key=lambda run: run.path.name != RESULT_FILE):
         first = kept.setdefault((run.name, run.seed), run)
         if first is not run and first.metrics != run.metrics:
             problems.append(
@@ -244,7 +149,9 @@ def _without_duplicates(runs: list[Run], problems: list[Problem]) -> list[Run]:
     return list(kept.values())
 
 
-def _of_one_kind(runs: list[Run], kind: str, group: Callable[[Run], str], problems: list[Problem]) -> list[Run]:
+def _of_one_kind(
+    runs: list[Result], kind: str, group: Callable[[Result], str], problems: list[Problem]
+) -> list[Result]:
     """Leave out the runs whose hash is not the most frequent one of their group; the first one of equals counts."""
     votes: dict[str, Counter] = {}
     for run in runs:
@@ -265,7 +172,7 @@ def _of_one_kind(runs: list[Run], kind: str, group: Callable[[Run], str], proble
     return kept
 
 
-def _note_differences(runs: list[Run], problems: list[Problem]) -> None:
+def _note_differences(runs: list[Result], problems: list[Problem]) -> None:
     """Name what may differ between runs that are compared, but should not."""
     facts = {
         'code of mmext': lambda run: run.record['hashes'].get('code'),

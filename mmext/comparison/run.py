@@ -22,8 +22,9 @@ from torch import nn
 from mmext.cli.common import add_hook, build_runner
 from mmext.hooks.report_hook import read_scalars
 
+from .conditions import code_hash, config_hash, data_hash
 from .metrics import coco_metrics
-from .plan import FORMAT, Plan, Run, code_hash, config_hash, data_hash, write_json
+from .plan import FORMAT, Plan, Run, write_json
 
 LIBRARIES = ('mmext', 'torch', 'mmdet', 'mmengine', 'mmcv', 'numpy')
 LOCK_FILE = 'run.lock'
@@ -122,7 +123,10 @@ def run_config(run: Run) -> Config:
     config.work_dir = str(run.work_dir)
     # mmengine's logger, message hub and visualizer are kept by their names in a process.
     config.experiment_name = f'{run.name}_seed_{run.seed}'
-    config.visualizer = {**config.get('visualizer', {'type': 'mmdet.DetLocalVisualizer'}), 'name': config.experiment_name}
+    config.visualizer = {
+        **config.get('visualizer', {'type': 'mmdet.DetLocalVisualizer'}),
+        'name': config.experiment_name,
+    }
     config.randomness = {**config.get('randomness', {}), 'seed': run.seed}
     checkpoint = config.default_hooks.checkpoint
     if checkpoint.get('by_epoch', True):

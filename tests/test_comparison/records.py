@@ -139,6 +139,7 @@ def plan(names: Sequence[str], seeds: Sequence[int], annotations: Path, images: 
         annotations=str(annotations),
         images=str(images),
         amp=False,
+        data='0',
         command='mmext compare ...',
     )
 

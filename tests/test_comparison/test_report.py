@@ -356,30 +356,21 @@ def test_names_do_not_become_markup(data, tmp_path):
 
 
 def test_commands_reproduce_each_row(data, tmp_path):
-    plan = records.plan(['stock', 'odd'], [3, 5], *data)
-    plan['runs']['odd'] = dict(
-        config='my configs/a.py', options={'model.x': [1, 2], 'model.name': "it's", 'model.y': None}, seeds=[3, 5]
-    )
+    plan = records.plan(['stock', 'odd', 'focal'], [3, 5], *data)
+    plan['runs']['stock'] = dict(config='my configs/a.py', options={'model.z': 0}, seeds=[3, 5])
+    options = {'model.z': 0, 'model.x': [1, 2], 'model.name': "it's", 'model.y': None}
+    plan['runs']['odd'] = dict(config='my configs/a.py', options=options, seeds=[3, 5])
+    plan['runs']['focal'] = dict(config='focal.py', options={'model.z': 0}, seeds=[3])
     records.write(tmp_path / 'comparison.json', {**plan, 'amp': True})
     run = records.result('odd', 3, plan['runs']['odd'], dict(AP=0.5), records.np.random.default_rng(0))
     records.write(tmp_path / 'odd' / 'seed_3.json', run)
-    command = write_report(tmp_path).analysis.command('odd')
-    loop, body, _ = command.split('; ')
-    assert loop == 'for seed in 3 5'
-    assert shlex.split(body) == [
-        'do',
-        'mmext',
-        'train',
-        'my configs/a.py',
-        '--amp',
-        '--work-dir',
-        'work_dirs/odd/seed_$seed',
-        '--cfg-options',
-        'randomness.seed=$seed',
-        'model.x=[1,2]',
-        "model.name=it's",
-        'model.y=None',
-    ]
+    analysis = write_report(tmp_path).analysis
+    commands = {name: shlex.split(analysis.command(name)) for name in plan['runs']}
+    start, end = ['mmext', 'compare', 'my configs/a.py'], ['--amp', '--cfg-options', 'model.z=0']
+    assert commands['stock'] == [*start, '--seeds', '6', *end]
+    assert commands['focal'] == [*start, 'focal.py', '--seeds', '4', *end]
+    variant = ['--variant', 'odd', 'model.x=[1,2]', "model.name=it's", 'model.y=None']
+    assert commands['odd'] == [*start, *variant, '--seeds', '6', *end]
 
 
 def test_short_names():

@@ -10,7 +10,6 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, init_default_scope
 
 from mmext.cli.common import read_config
-from mmext.comparison.metrics import coco_metrics
 from mmext.comparison.plan import Plan, Run, Variant
 from mmext.comparison.run import initial_model, run_config, share_initial_weights, train
 
@@ -149,42 +148,3 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(iteration, results, fol
     assert result['detections'] == results['stock']['detections']
     assert seen(folder, name)[-2:] == seen(folder, 'stock')[-2:]
     assert len(seen(folder, name)) <= 4 + 2
-
-
-def write_truth(path):
-    boxes = [[10, 10, 20, 20], [50, 50, 100, 100], [0, 0, 60, 60]]
-    path.write_text(
-        json.dumps(
-            {
-                'images': [{'id': 1, 'width': 200, 'height': 200}],
-                'categories': [{'id': 3, 'name': 'cat'}, {'id': 5, 'name': 'dog'}, {'id': 9, 'name': 'eel'}],
-                'annotations': [
-                    {'id': i + 1, 'image_id': 1, 'category_id': category, 'bbox': box, 'area': box[2] * box[3], 'iscrowd': 0}
-                    for i, (box, category) in enumerate(zip(boxes, (3, 3, 5)))
-                ],
-            }
-        )
-    )  # fmt: skip
-    return str(path)
-
-
-def test_metrics_of_coco(tmp_path):
-    """One of two cats is found exactly, the dog with an IoU of 0.64: right at thresholds .5, .55 and .6."""
-    truth = write_truth(tmp_path / 'truth.json')
-    found = [
-        {'image_id': 1, 'category_id': 3, 'bbox': [50, 50, 100, 100], 'score': 0.9},
-        {'image_id': 1, 'category_id': 5, 'bbox': [0, 0, 48, 48], 'score': 0.8},
-    ]
-    metrics = coco_metrics(truth, found)
-    # Recall 0.5 is reached at 51 of the 101 points.
-    assert metrics['AP cat'] == pytest.approx(51 / 101)
-    assert metrics['AP dog'] == pytest.approx(3 / 10)
-    assert metrics['AP eel'] is None
-    assert metrics['AP'] == pytest.approx((51 / 101 + 3 / 10) / 2)
-    assert metrics['AP50'] == pytest.approx((51 / 101 + 1) / 2)
-    assert metrics['APs'] == 0
-
-
-def test_metrics_without_detections(tmp_path):
-    metrics = coco_metrics(write_truth(tmp_path / 'truth.json'), [])
-    assert (metrics['AP'], metrics['AP cat'], metrics['AP eel']) == (0, 0, None)
