@@ -33,9 +33,8 @@ def places_in_levels(sizes: Sequence[tuple[int, int]], device: torch.device) -> 
     """
     starts = [0, *accumulate(height * width for height, width in sizes)]
     index = torch.arange(starts[-1], device=device)
-    nearest = [index.clamp(start, end - 1) for start, end in pairwise(starts)]
-    places = torch.stack([each - start for each, start in zip(nearest, starts)])
-    return places, torch.stack([each != index for each in nearest])
+    nearest = torch.stack([index.clamp(start, end - 1) for start, end in pairwise(starts)])
+    return nearest - nearest[:, :1], nearest != index
 
 
 class GatherRows(torch.autograd.Function):
