@@ -81,7 +81,11 @@ def sigmoid_of_levels(levels: Sequence[Tensor]) -> Tensor:
     sizes = [level.shape[2] for level in levels]
     result = levels[0].new_empty(*levels[0].shape[:2], sum(sizes), dtype=torch.float32)
     for level, part in zip(levels, result.split(sizes, 2)):
-        torch.sigmoid(level, out=part) if level.dtype == torch.float32 else part.copy_(level).sigmoid_()
+        if level.dtype == torch.float32 and level.is_contiguous():
+            torch.sigmoid(level, out=part)
+        else:
+            # In half precision the sigmoid would be rounded; in another layout it would be slow.
+            part.copy_(level).sigmoid_()
     return result
 
 

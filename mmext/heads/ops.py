@@ -52,6 +52,8 @@ class GatherRows(torch.autograd.Function):
     def forward(ctx, places: Tensor, elsewhere: Tensor, *levels: Tensor) -> Tensor:
         ctx.save_for_backward(places, elsewhere)
         ctx.shapes = [level.shape for level in levels]
+        # In memory (B, H, W, C).
+        ctx.channels_last = levels[0].stride(1) == 1
         rows = None
         for level, place, not_here in zip(levels, places, elsewhere.unsqueeze(-1)):
             own = gather_rows(level.flatten(2).transpose(1, 2), place)
@@ -62,19 +64,23 @@ class GatherRows(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         places, elsewhere = ctx.saved_tensors
         zero = gradient.new_zeros(())
-        # One zero, expanded: adding to a copy of it is one pass, filling a tensor with zeros and adding to it are two.
-        zeros = [zero.expand(shape) for shape in ctx.shapes]
         if not places.shape[-1]:
-            return None, None, *zeros
-        rows = gradient.masked_fill(elsewhere.unsqueeze(-1), 0).transpose(2, 3)
-        return (
-            None,
-            None,
-            *(
-                each.flatten(2).scatter_add(2, place.unsqueeze(1).expand_as(own), own).view(each.shape)
-                for each, place, own in zip(zeros, places, rows)
-            ),
-        )
+            return None, None, *(zero.expand(shape) for shape in ctx.shapes)
+        rows = gradient.masked_fill(elsewhere.unsqueeze(-1), 0)
+        levels = []
+        for shape, place, own in zip(ctx.shapes, places.unsqueeze(-1), rows):
+            images, channels, height, width = shape
+            # One zero, expanded: adding to a copy of it is one pass, filling with zeros and adding to them are two.
+            if ctx.channels_last:
+                level = zero.expand(images, height * width, channels).scatter_add(1, place.expand_as(own), own)
+                level = level.transpose(1, 2)
+            else:
+                own = own.transpose(1, 2)
+                level = zero.expand(images, channels, height * width).scatter_add(
+                    2, place.transpose(1, 2).expand_as(own), own
+                )
+            levels.append(level.unflatten(2, (height, width)))
+        return None, None, *levels
 
 
 def decode(corners: Tensor, offsets: Tensor) -> Tensor:
