@@ -77,15 +77,14 @@ def sigmoid_of_levels(levels: Sequence[Tensor]) -> Tensor:
     levels = [level.flatten(2) for level in levels]
     if torch.compiler.is_compiling():
         return torch.cat(levels, 2).float().sigmoid()
-    # Written into place level by level: concatenating the logits first would read and write all of them once more.
     sizes = [level.shape[2] for level in levels]
     result = levels[0].new_empty(*levels[0].shape[:2], sum(sizes), dtype=torch.float32)
+    if not all(level.dtype == torch.float32 and level.is_contiguous() for level in levels):
+        # The sigmoid itself would be rounded in half precision, and slow in another memory layout.
+        return torch.cat(levels, 2, out=result).sigmoid_()
+    # Written into place level by level: concatenating the logits first would read and write all of them once more.
     for level, part in zip(levels, result.split(sizes, 2)):
-        if level.dtype == torch.float32 and level.is_contiguous():
-            torch.sigmoid(level, out=part)
-        else:
-            # In half precision the sigmoid would be rounded; in another layout it would be slow.
-            part.copy_(level).sigmoid_()
+        torch.sigmoid(level, out=part)
     return result
 
 
@@ -322,19 +321,19 @@ class BatchSimOTAAssigner(BaseAssigner):
         not_in_both = outside_box | outside_center
         excluded = outside_box.logical_and_(outside_center).all(1, keepdim=True)
         ious = pairwise_iou(corners(boxes.unsqueeze(1)), gt_corners, excluded)
-        gain = self._class_gain(gt_labels, excluded, levels, objectness)
-        # The logarithm is -inf for padding, and stays so with weight 0.
-        gain.add_((ious + EPS_IOU * gt_mask.unsqueeze(2)).log_(), alpha=self.iou_weight or TINY)
-        gain.add_(not_in_both, alpha=-INF)
+        log_likelihood = self._log_likelihood(gt_labels, excluded, levels, objectness)
+        # Rounded after each step, as mmdet's: `alpha=` would fuse a product into the sum. The cost of padding is inf.
+        cost = (ious + EPS_IOU * gt_mask.unsqueeze(2)).log_().mul_(-(self.iou_weight or TINY))
+        cost.sub_(log_likelihood).add_(not_in_both, alpha=INF)
 
         topk = min(self.candidate_topk, ious.shape[-1])
         highest = ious.topk(topk).values
         # Summed along the first dimension, in mmdet's order: the sum is truncated to an integer.
         dynamic_k = highest.flatten(0, 1).t().contiguous().sum(0).clamp_(min=1).view(*gt_mask.shape, 1)
-        best, candidates = gain.topk(topk)
-        candidate_ids = torch.arange(1, gain.shape[1] * topk + 1, dtype=torch.int32, device=gain.device)
-        taken = (candidate_ids[:topk] <= dynamic_k) & (best > -float('inf'))
-        return self._resolve(gain, ious, candidates, taken, candidate_ids)
+        lowest, candidates = cost.topk(topk, largest=False)
+        candidate_ids = torch.arange(1, cost.shape[1] * topk + 1, dtype=torch.int32, device=cost.device)
+        taken = (candidate_ids[:topk] <= dynamic_k) & (lowest < float('inf'))
+        return self._resolve(cost, ious, candidates, taken, candidate_ids)
 
     def _outside(self, priors: Tensor, gt_corners: Tensor) -> tuple[Tensor, Tensor]:
         """Which prior centers are outside of each box, and which outside of its center region, (B, G, A) each."""
@@ -346,10 +345,10 @@ class BatchSimOTAAssigner(BaseAssigner):
         x_of_center, y_of_center = (right <= center).logical_or_(left >= center)
         return x_of_box.logical_or_(y_of_box), x_of_center.logical_or_(y_of_center)
 
-    def _class_gain(
+    def _log_likelihood(
         self, gt_labels: Tensor, excluded: Tensor, levels: Sequence[Tensor], objectness: Tensor | None
     ) -> Tensor:
-        """Minus the class cost, (B, G, A); -inf for the excluded priors, (B, 1, A).
+        """Minus the class cost of each prior for each box, (B, G, A); -inf for the excluded priors, (B, 1, A).
 
         It is the log-odds of the labeled class, plus log(1 - score) summed over all classes: A * (C + G) logarithms
         instead of A * C * G.
@@ -369,29 +368,29 @@ class BatchSimOTAAssigner(BaseAssigner):
 
     @staticmethod
     def _resolve(
-        gain: Tensor, ious: Tensor, candidates: Tensor, taken: Tensor, candidate_ids: Tensor
+        cost: Tensor, ious: Tensor, candidates: Tensor, taken: Tensor, candidate_ids: Tensor
     ) -> BatchAssignment:
         """Assign each prior that was taken to one box, and mark one of its candidates as valid.
 
         Args:
-            gain: Minus the cost of each prior for each box, (B, G, A).
+            cost: Cost of each prior for each box, (B, G, A).
             ious: Their IoU, (B, G, A).
             candidates: The prior of each candidate, (B, G, k).
             taken: Which candidates their box takes, (B, G, k).
             candidate_ids: A number for each candidate, from 1 on, (G * k,).
         """
-        num_images, num_gts, num_priors = gain.shape
+        num_images, num_gts, num_priors = cost.shape
         index, taken_ids = candidates.flatten(1), taken.flatten(1) * candidate_ids
         nothing = candidate_ids.new_zeros(()).expand(num_images, num_priors)
         last_id = nothing.scatter_reduce(1, index, taken_ids, 'amax')
         own_last_id = last_id.gather(1, index)
-        # The sum of the numbers is the last one unless a prior is taken more than once. Then it goes to the best of all
-        # boxes, even to one that did not take it.
+        # The sum of the numbers is the last one unless a prior is taken more than once. Then it goes to the cheapest of
+        # all boxes, even to one that did not take it.
         contested = nothing.scatter_add(1, index, taken_ids).gather(1, index) != own_last_id
         for_all_boxes = index.unsqueeze(1).expand(-1, num_gts, -1)
-        best = gain.gather(2, for_all_boxes).argmax(1)
-        own = torch.arange(num_gts, device=gain.device).unsqueeze(1)
-        gt_inds = torch.where(contested.view_as(candidates), best.view_as(candidates), own).flatten(1)
+        cheapest = cost.gather(2, for_all_boxes).argmin(1)
+        own = torch.arange(num_gts, device=cost.device).unsqueeze(1)
+        gt_inds = torch.where(contested.view_as(candidates), cheapest.view_as(candidates), own).flatten(1)
         return BatchAssignment(
             positive=last_id > 0,
             candidates=index,

@@ -296,7 +296,7 @@ class YOLOXHead(MMDetYOLOXHead):
         if isinstance(loss, ElementwiseLoss):
             return loss(pred, target, valid, reduction_override='sum', **context) / num_positive
         if not len(pred):
-            # Keeps the branch in the graph: DDP expects a gradient forevery parameter.
+            # Keeps the branch in the graph: DDP expects a gradient for every parameter.
             return pred.sum() * 0
         if valid is not None:
             rows = valid.unsqueeze(-1)

@@ -6,7 +6,7 @@ from mmdet.models.task_modules import SimOTAAssigner
 from mmengine.structures import InstanceData
 
 from mmext.assigners import BatchSimOTAAssigner
-from mmext.assigners.sim_ota import yolox_scores
+from mmext.assigners.sim_ota import sigmoid_of_levels, yolox_scores
 from mmext.registry import TASK_UTILS
 from mmext.testing import OneDevice
 
@@ -248,6 +248,17 @@ def test_from_logits(dtype):
     for ours, theirs in zip(*results):
         assert torch.equal(ours, theirs)
     assert torch.equal(cls_logits, before)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_sigmoid_of_levels(layout, dtype):
+    """In float32, not rounded to the type of the logits."""
+    levels = [torch.randn(2, CLASSES, side, side).to(dtype).contiguous(memory_format=layout) for side in (4, 2, 1)]
+    result = sigmoid_of_levels(levels)
+    expected = torch.cat([level.flatten(2) for level in levels], 2).double().sigmoid().float()
+    assert result.is_contiguous()
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])

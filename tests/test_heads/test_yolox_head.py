@@ -374,7 +374,7 @@ class TestMixedPrecision:
 
 
 class TestFixedOperations:
-    """What is launched depends on no value: as many operations forevery batch, and the host never waits."""
+    """What is launched depends on no value: as many operations for every batch, and the host never waits."""
 
     @staticmethod
     def count(boxes, **arguments):
