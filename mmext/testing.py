@@ -1,5 +1,6 @@
-"""Dispatch modes that count operations and host syncs, and detect tensors on the wrong device, without a GPU."""
+"""Dispatch modes that count operations, bytes and host syncs, and detect stray tensors, without a GPU."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -34,6 +35,8 @@ SYNCS = (
     'unique_dim',
     'unique_dim_consecutive',
 )
+# Operations that select elements of their first tensor.
+SELECTIONS = ('gather', 'index', 'index_select', 'take')
 INDEXING = ('_index_put_impl_', 'index', 'index_put', 'index_put_')
 
 
@@ -42,6 +45,10 @@ class OpCounter(TorchDispatchMode):
 
     * An operation computes or copies, in place or not: about one kernel launch on a GPU. Composite functions count as
       the operations they consist of in eager mode. Views and bare allocations, such as `empty`, are not operations.
+    * The bytes of an operation are those of the tensors that it takes or returns: the memory that it must access.
+      A tensor counts once, also if it is read and written in place, and so does an element that a view repeats, as
+      `expand` does. Of a tensor that `gather` or an index selects from, the selected elements count. Temporary memory
+      within an operation does not count.
     * A view returns an alias of its input, according to its schema.
     * A sync is an operation for which the host waits on a GPU: `item` (`_local_scalar_dense`), `nonzero`, `unique*`,
       `masked_select`, `equal`, and indexing with a mask, except `tensor[mask] = number`. Copies between devices are
@@ -57,24 +64,29 @@ class OpCounter(TorchDispatchMode):
         ...     (2 * x).sum().backward()
         >>> counter.operations.total(), counter.syncs.total()
         (4, 0)
+        >>> counter.bytes['sum']  # reads three numbers and writes one
+        16
     """
 
     def __init__(self):
         super().__init__()
         self.operations: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
         self.views: Counter[str] = Counter()
         self.syncs: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: Sequence = (), kwargs: Mapping | None = None
     ) -> object:
-        name = func.overloadpacket.__name__
+        kwargs, name = kwargs or {}, func.overloadpacket.__name__
+        result = func(*args, **kwargs)
         if is_view(func):
             self.views[name] += 1
         elif name not in NOT_LAUNCHED and func.namespace != 'profiler':
             self.operations[name] += 1
+            self.bytes[name] += bytes_of(name, (args, kwargs), result)
             self.syncs.update([name] if is_sync(name, args) else [])
-        return func(*args, **(kwargs or {}))
+        return result
 
 
 class OneDevice(TorchDispatchMode):
@@ -122,6 +134,22 @@ class OneDevice(TorchDispatchMode):
 def tensors_of(arguments: object) -> Iterator[Tensor]:
     """The tensors among nested arguments."""
     return (leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
+
+
+def bytes_of(name: str, arguments: object, result: object) -> int:
+    """The bytes that an operation must access; see :class:`OpCounter`."""
+    taken, returned = list(tensors_of(arguments)), list(tensors_of(result))
+    selected = 0
+    if name in SELECTIONS:
+        del taken[0]
+        selected = returned[0].nbytes
+    return selected + sum(map(stored_bytes, {id(tensor): tensor for tensor in taken + returned}.values()))
+
+
+def stored_bytes(tensor: Tensor) -> int:
+    """The bytes of a tensor's elements, those that a view repeats counted once."""
+    sizes = [size if stride else min(size, 1) for size, stride in zip(tensor.shape, tensor.stride())]
+    return tensor.element_size() * math.prod(sizes)
 
 
 @cache

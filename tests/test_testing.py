@@ -1,4 +1,4 @@
-"""What is counted as an operation, a view and a host sync."""
+"""What is counted as an operation, a view, a host sync, and the bytes of an operation."""
 
 import pytest
 import torch
@@ -33,6 +33,36 @@ def test_an_allocation_is_no_operation():
         torch.empty_like(torch.empty(2))
         torch.ones(2, 2, 2) @ torch.ones(2, 2)
     assert counter.operations == {'ones': 2, 'mm': 1}
+
+
+@pytest.mark.parametrize(
+    ('function', 'expected'),
+    [
+        # Of 6 float32 numbers, 24 bytes.
+        (lambda x: x + x.clone(), {'clone': 48, 'add': 72}),
+        (lambda x: x + x, {'add': 48}),
+        (lambda x: x.t().mul_(2), {'mul_': 24}),
+        (lambda x: torch.exp(x, out=x), {'exp': 24}),
+        (lambda x: x.double(), {'_to_copy': 72}),
+        (lambda x: x > 0, {'gt': 30}),
+        (lambda x: x.topk(1), {'topk': 24 + 2 * (4 + 8)}),
+        (lambda x: torch.cat([x, x[:1]]), {'cat': 24 + 12 + 36}),
+        # An expanded tensor is as large as what it repeats.
+        (lambda x: x[:1].expand(1000, 3).sum(), {'sum': 12 + 4}),
+        (lambda x: x[:0].expand(1000, 0, 3).sum(), {'sum': 4}),
+        # Views and bare allocations have none.
+        (lambda x: torch.empty_like(x).view(6), {}),
+        # Selections read what they select, and the indices.
+        (lambda x: x.gather(0, x.new_zeros(1, 1, dtype=torch.long)), {'new_zeros': 24 + 8, 'gather': 4 + 8 + 4}),
+        (lambda x: x[x.new_zeros(4, dtype=torch.long)], {'new_zeros': 24 + 32, 'index': 48 + 32 + 48}),
+    ],
+)
+@pytest.mark.parametrize('device', ['cpu', 'meta'])
+def test_counts_bytes(function, expected, device):
+    x = torch.ones(2, 3, device=device)
+    with OpCounter() as counter:
+        function(x)
+    assert counter.bytes == expected
 
 
 MASK, X = torch.tensor([True, False, True]), torch.arange(3.0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare mmext with mmdet, mmcv, torchvision and torch.compile: time, memory, operations and host syncs.
+"""Compare mmext with mmdet, mmcv, torchvision and torch.compile: time, memory, operations, bytes and host syncs.
 
 All providers of a case get the same inputs and take turns, so that changes of the clock affect all of them alike. The
 CSV has one row per measurement, with all columns and versions; the PNG shows the ratios of the times. The exit status
@@ -25,6 +25,9 @@ Columns:
     images/s  of a training step
     MiB       peak memory of a call, by torch's allocator on a GPU and torch's profiler on a CPU
     ops       operations, as mmext.testing.OpCounter counts them
+    MB        bytes that the operations must access, in millions, as mmext.testing.OpCounter counts them
+    projected milliseconds on a GPU, a projection and no measurement: the larger of 5 us for each operation (eager mode,
+              small kernels) and of the bytes at 2 TB/s (an A100)
     syncs     host syncs, as mmext.testing.OpCounter counts them
     warned    host syncs that torch's debug mode reports on a GPU
     GB/s      bytes of the inputs and outputs, each counted once, per time
@@ -67,6 +70,9 @@ PROVIDERS = ('mmdet', 'mmext', 'mmext_losses', *NETWORKS, 'plain', 'mmcv', 'torc
 PEERS = ('mmdet', 'mmcv', 'torchvision')
 # Their kernels are not launched through torch's dispatcher.
 NOT_DISPATCHED = ('mmcv', 'compiled')
+COUNTS = ('operations', 'bytes_accessed', 'syncs')
+# Of the projection: seconds per operation in eager mode, and bytes per second of an A100.
+LAUNCH, BANDWIDTH = 5e-6, 2e12
 LIBRARIES = ('mmext', 'torch', 'torchvision', 'mmdet', 'mmcv')
 DEFAULTS = {
     'cpu': dict(batch=[2], boxes=[0, 10, 30], size=320, repeats=5, model='nano'),
@@ -85,6 +91,7 @@ class Result:
     boxes: int | None
     peak_mib: float
     operations: int | None
+    bytes_accessed: int | None
     syncs: int | None
     warned_syncs: int | None
     difference: float
@@ -177,11 +184,13 @@ def copy_speed(device: str) -> float:
     return 2 * source.numel() / median(times)
 
 
-def count(run: Run) -> tuple[int, int]:
-    """The numbers of operations and of host syncs of a call."""
+def count(run: Run) -> dict[str, int]:
+    """The numbers of operations, of bytes that they access, and of host syncs of a call."""
     with OpCounter() as counter:
         run()
-    return counter.operations.total(), counter.syncs.total()
+    return dict(
+        operations=counter.operations.total(), bytes_accessed=counter.bytes.total(), syncs=counter.syncs.total()
+    )
 
 
 def measure(name: str, setting: Setting, args: argparse.Namespace, copy: float) -> tuple[list[Result], list[str]]:
@@ -196,7 +205,7 @@ def measure(name: str, setting: Setting, args: argparse.Namespace, copy: float) 
         found = workload.compare(reference, run())
         if not found.agrees and (setting.dtype == torch.float32 or provider not in PEERS):
             failures.append(f'{describe(name, setting)}: {provider} differs by {found.difference:.2g}')
-        operations, syncs = (None, None) if provider in NOT_DISPATCHED else count(run)
+        counts = dict.fromkeys(COUNTS) if provider in NOT_DISPATCHED else count(run)
         results[provider] = Result(
             case=name,
             provider=provider,
@@ -204,8 +213,7 @@ def measure(name: str, setting: Setting, args: argparse.Namespace, copy: float) 
             batch=setting.batch,
             boxes=setting.boxes if 'boxes' in CASES[name].axes else None,
             peak_mib=peak_memory(run, setting.device) / 2**20,
-            operations=operations,
-            syncs=syncs,
+            **counts,
             warned_syncs=warned_syncs(run, setting.device),
             difference=found.difference,
             ties=found.ties,
@@ -229,6 +237,8 @@ COLUMNS = {
     'images/s': lambda row: row.images_per_s and f'{row.images_per_s:.1f}',
     'MiB': lambda row: f'{row.peak_mib:.4g}',
     'ops': lambda row: row.operations,
+    'MB': lambda row: row.bytes_accessed and f'{row.bytes_accessed / 1e6:.4g}',
+    'projected': lambda row: row.operations and f'{1e3 * projected(row.operations, row.bytes_accessed):.3g}',
     'syncs': lambda row: row.syncs,
     'warned': lambda row: row.warned_syncs,
     'GB/s': lambda row: row.gb_per_s and f'{row.gb_per_s:.3g}',
@@ -236,6 +246,11 @@ COLUMNS = {
     'differs': lambda row: f'{row.difference:.1e}' if row.difference % 1 else f'{row.difference:.0f}',
     'ties': lambda row: row.ties,
 }
+
+
+def projected(operations: int, bytes_accessed: int) -> float:
+    """The least seconds on a GPU, as `projected` in the module's docstring; no measurement."""
+    return max(operations * LAUNCH, bytes_accessed / BANDWIDTH)
 
 
 def show_ratio(row: Result, baseline: str) -> str | None:

@@ -103,7 +103,7 @@ class Skip(Exception):  # noqa: N818
 
 
 def normal(*shape: int, mean: float = 0.0, std: float = 1.0, generator: torch.Generator) -> Tensor:
-    """Normal random numbers, drawn on the CPU: the same forevery device."""
+    """Normal random numbers, drawn on the CPU: the same for every device."""
     return torch.randn(shape, generator=generator) * std + mean
 
 

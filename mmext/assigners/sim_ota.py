@@ -1,5 +1,6 @@
 """SimOTA for a whole batch at once, without host synchronization."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,11 +15,12 @@ from mmext.registry import TASK_UTILS
 # mmdet's constants: the cost added outside a box or its center region, what is added to an IoU before its logarithm,
 # the smallest union, and the smallest logarithm of a probability.
 INF, EPS_IOU, EPS_UNION, LOWEST_LOG = 100000.0, 1e-7, 1e-6, -100.0
+# A coordinate in pixels that is far from every image, the smallest weight, and the largest float32 below 1.
+FAR, TINY, BELOW_1 = 1e9, torch.finfo(torch.float32).tiny, 1 - 2**-24
 # Memory budget of a group of images: small groups suit a CPU's caches, a GPU needs large ones to be busy.
 MAX_BYTES = {'cpu': 2**23, 'cuda': 2**28}
 # The highest number of float32 tensors (G, A) alive at once, for an image with G boxes and A priors.
 LIVE_TENSORS = 7
-Corners = tuple[Tensor, Tensor]
 
 
 class BatchAssignment(NamedTuple):
@@ -70,18 +72,64 @@ def yolox_scores(cls_logits: Tensor, objectness: Tensor) -> Tensor:
     return cls_logits.float().sigmoid().mul_(objectness.float().sigmoid()).sqrt_()
 
 
-def corners(boxes: Tensor) -> Corners:
-    """Split boxes (..., 4) into their upper left and lower right corners, (2, ...) each, x before y."""
-    return boxes.movedim(-1, 0).contiguous().split(2)
+def sigmoid_of_levels(levels: Sequence[Tensor]) -> Tensor:
+    """The sigmoid of the levels (B, C, ...), concatenated to (B, C, A), in float32."""
+    levels = [level.flatten(2) for level in levels]
+    if torch.compiler.is_compiling():
+        return torch.cat(levels, 2).float().sigmoid()
+    sizes = [level.shape[2] for level in levels]
+    result = levels[0].new_empty(*levels[0].shape[:2], sum(sizes), dtype=torch.float32)
+    if not all(level.dtype == torch.float32 and level.is_contiguous() for level in levels):
+        # The sigmoid itself would be rounded in half precision, and slow in another memory layout.
+        return torch.cat(levels, 2, out=result).sigmoid_()
+    # Written into place level by level: concatenating the logits first would read and write all of them once more.
+    for level, part in zip(levels, result.split(sizes, 2)):
+        torch.sigmoid(level, out=part)
+    return result
 
 
-def pairwise_iou(box_corners: Corners, gt_corners: Corners) -> Tensor:
-    """The IoU of every box with every ground-truth box, as mmdet computes it, (B, G, A)."""
-    (low, high), (gt_low, gt_high) = box_corners, gt_corners
-    width, height = (torch.minimum(high, gt_high) - torch.maximum(low, gt_low)).clamp_(min=0)
+def score_factors(levels: Sequence[Tensor], objectness: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The scores as a product of two factors, (B, C, A) and (B, 1, A), in float32.
+
+    Args:
+        levels: Class logits, (B, C, ...) each; without objectness one level of scores.
+        objectness: Objectness logits, (B, A, 1).
+
+    Returns:
+        The roots of the probabilities of the classes and of the objectness; their product is below 1. Without
+        objectness the scores and 1.
+    """
+    if objectness is None:
+        (scores,) = levels
+        return scores.to(torch.float32, copy=True), scores.new_ones(1, 1, 1, dtype=torch.float32)
+    root = objectness.float().sigmoid().sqrt_().clamp_(max=BELOW_1)
+    return sigmoid_of_levels(levels).sqrt_(), root.transpose(1, 2)
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """The corners of boxes (..., 4), the upper left one first, x before y, (2, 2, ...)."""
+    return boxes.movedim(-1, 0).unflatten(0, (2, 2))
+
+
+def pairwise_iou(boxes: Tensor, gt_boxes: Tensor, excluded: Tensor) -> Tensor:
+    """The IoU of every box with every ground-truth box, as mmdet computes it.
+
+    Args:
+        boxes: Corners of the boxes, (2, 2, B, 1, A), none of them inverted.
+        gt_boxes: Corners of the ground-truth boxes, (2, 2, B, G, 1).
+        excluded: Which boxes have an IoU of 0 whatever they overlap, (B, 1, A).
+
+    Returns:
+        The IoUs, (B, G, A).
+    """
+    # Clamped to the ground-truth box, a box is the intersection, or has no width or no height if there is none.
+    low, high = boxes.clamp(*gt_boxes)
+    width, height = high.sub_(low)
     overlap = width.mul_(height)
-    area, gt_area = ((upper - lower).prod(0) for lower, upper in ((low, high), (gt_low, gt_high)))
-    union = (area + gt_area).sub_(overlap).clamp_(min=EPS_UNION)
+    area, gt_area = ((high - low).prod(0) for low, high in (boxes, gt_boxes))
+    area.masked_fill_(excluded, float('inf'))
+    # mmdet clamps the union, which is as large as the ground-truth box or larger.
+    union = (area + gt_area.clamp_(min=EPS_UNION)).sub_(overlap)
     return overlap.div_(union)
 
 
@@ -105,9 +153,14 @@ class BatchSimOTAAssigner(BaseAssigner):
 
     A prior that several boxes take is assigned to the box for which its cost is lowest.
 
-    The assignment equals mmdet's prior for prior, except where costs tie at the k-th place; then the assigned priors
-    have the same costs. It is computed in float32, whatever the inputs' type. On a GPU the sum of IoUs may be rounded
-    differently from mmdet's, so that k may differ by one where the sum is within rounding of an integer.
+    The assignment equals mmdet's prior for prior, up to rounding. It is computed in float32, whatever the inputs' type.
+    The exceptions:
+
+    * Where costs tie at the k-th place, others of the same cost may be taken.
+    * On a GPU the sum of IoUs may be rounded differently from mmdet's, so that k may differ by one where the sum is
+      within rounding of an integer.
+    * From logits, a score that rounds to 1 is the largest float32 below it. Where it is the score of a wrong class it
+      costs 16.6, and not 100 as in mmdet: the logits of both the class and the objectness are above 16 there.
 
     mmext's YOLOXHead calls :meth:`assign_batch`. Other heads may call :meth:`assign`, mmdet's method for one image.
 
@@ -187,8 +240,10 @@ class BatchSimOTAAssigner(BaseAssigner):
             The index of each prior's box plus 1, or 0 for none; the IoU with that box, and its label.
         """
         boxes, labels = gt_instances.bboxes, gt_instances.labels
+        # Other heads may predict inverted boxes. Their IoU is 0, as that of boxes without area.
+        low, high = pred_instances.bboxes.split(2, -1)
         result = self.assign_batch(
-            pred_instances.bboxes.unsqueeze(0),
+            torch.cat([low, torch.maximum(low, high)], -1).unsqueeze(0),
             pred_instances.scores.unsqueeze(0),
             pred_instances.priors,
             boxes.unsqueeze(0),
@@ -204,7 +259,7 @@ class BatchSimOTAAssigner(BaseAssigner):
     def assign_batch(
         self,
         boxes: Tensor,
-        scores: Tensor | tuple[Tensor, Tensor],
+        scores: Tensor | tuple[Tensor | Sequence[Tensor], Tensor],
         priors: Tensor,
         gt_boxes: Tensor,
         gt_labels: Tensor,
@@ -213,9 +268,10 @@ class BatchSimOTAAssigner(BaseAssigner):
         """Assign a batch whose ground truth is padded to G boxes per image.
 
         Args:
-            boxes: Decoded boxes (x1, y1, x2, y2) in pixels, (B, A, 4).
-            scores: Class scores in [0, 1], (B, A, C). Or a pair of logits, of the classes (B, A, C) and of the
-                objectness (B, A, 1), from which :func:`yolox_scores` is computed group by group, in less memory.
+            boxes: Decoded boxes (x1, y1, x2, y2) in pixels, (B, A, 4), none of them inverted.
+            scores: Class scores in [0, 1], (B, A, C). Or a pair of logits, from which YOLOX's scores are computed group
+                by group, in less memory: of the classes, (B, A, C) or level by level (B, C, H, W), and of the
+                objectness, (B, A, 1).
             priors: Center and stride of each prior in pixels, (A, 4).
             gt_boxes: Ground-truth boxes (x1, y1, x2, y2) in pixels, (B, G, 4).
             gt_labels: Their labels, (B, G), in 0..C-1 for the padding, too.
@@ -231,73 +287,90 @@ class BatchSimOTAAssigner(BaseAssigner):
                 boxes.new_empty(num_images, 0, dtype=dtype) for dtype in (torch.long, torch.bool, torch.float)
             )
             return BatchAssignment(positive, candidates, valid, candidates, ious)
-        scores = (scores,) if isinstance(scores, Tensor) else scores
-        inputs = (boxes.float(), gt_boxes.float(), gt_labels.long(), gt_mask, *scores)
-        group = self._group_size(num_priors, num_gts, scores[0])
-        parts = [
-            self._assign(priors.float(), *(tensor[start : start + group] for tensor in inputs))
-            for start in range(0, num_images, group)
-        ]
+        scores, *objectness = [scores] if isinstance(scores, Tensor) else scores
+        levels = [scores.transpose(1, 2)] if isinstance(scores, Tensor) else scores
+        # In memory (4, B, A), as the head decodes them: then this copies nothing.
+        boxes = boxes.float().movedim(-1, 0).contiguous().movedim(0, -1)
+        inputs = (boxes, gt_boxes.float(), gt_labels.long(), gt_mask, *objectness)
+        group = self._group_size(num_priors, num_gts, levels[0].shape[1], boxes.device.type)
+        parts = []
+        for start in range(0, num_images, group):
+            images = slice(start, start + group)
+            levels_of_group = [level[images] for level in levels]
+            parts.append(self._assign(priors.float(), levels_of_group, *(tensor[images] for tensor in inputs)))
         return parts[0] if len(parts) == 1 else BatchAssignment(*(torch.cat(part) for part in zip(*parts)))
 
-    def _group_size(self, num_priors: int, num_gts: int, scores: Tensor) -> int:
+    def _group_size(self, num_priors: int, num_gts: int, num_classes: int, device: str) -> int:
         """How many images are assigned at once."""
-        max_bytes = self.max_bytes or MAX_BYTES.get(scores.device.type, MAX_BYTES['cuda'])
-        return max(1, int(max_bytes // (4 * num_priors * (LIVE_TENSORS * num_gts + scores.shape[-1]))))
+        max_bytes = self.max_bytes or MAX_BYTES.get(device, MAX_BYTES['cuda'])
+        return max(1, int(max_bytes // (4 * num_priors * (LIVE_TENSORS * num_gts + num_classes))))
 
     def _assign(
-        self, priors: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_labels: Tensor, gt_mask: Tensor, *scores: Tensor
+        self,
+        priors: Tensor,
+        levels: Sequence[Tensor],
+        boxes: Tensor,
+        gt_boxes: Tensor,
+        gt_labels: Tensor,
+        gt_mask: Tensor,
+        objectness: Tensor | None = None,
     ) -> BatchAssignment:
-        real = gt_mask.unsqueeze(2)
-        cost = self._class_cost(gt_labels, *scores)
-        if self.cls_weight != 1:
-            cost.mul_(self.cls_weight)
-        gt_corners = corners(gt_boxes.unsqueeze(2))
-        ious = pairwise_iou(corners(boxes.unsqueeze(1)), gt_corners)
-        in_either, in_both = self._regions(priors, gt_corners)
-        eligible = in_either.logical_and_(real).any(1, keepdim=True) & real
-        # Rounded after each step, as mmdet's: `alpha=` would fuse the product into the sum.
-        cost.add_((ious + EPS_IOU).log_().mul_(-self.iou_weight)).add_(in_both.logical_not_(), alpha=INF)
-        cost = torch.where(eligible, cost, float('inf'))
+        # Padding becomes a point that is far from every prior.
+        gt_corners = corners(gt_boxes.masked_fill(~gt_mask.unsqueeze(2), FAR).unsqueeze(2))
+        outside_box, outside_center = self._outside(priors, gt_corners)
+        not_in_both = outside_box | outside_center
+        excluded = outside_box.logical_and_(outside_center).all(1, keepdim=True)
+        ious = pairwise_iou(corners(boxes.unsqueeze(1)), gt_corners, excluded)
+        log_likelihood = self._log_likelihood(gt_labels, excluded, levels, objectness)
+        # Rounded after each step, as mmdet's: `alpha=` would fuse a product into the sum. The cost of padding is inf.
+        cost = (ious + EPS_IOU * gt_mask.unsqueeze(2)).log_().mul_(-(self.iou_weight or TINY))
+        cost.sub_(log_likelihood).add_(not_in_both, alpha=INF)
 
         topk = min(self.candidate_topk, ious.shape[-1])
-        highest = (ious * eligible).topk(topk).values
+        highest = ious.topk(topk).values
         # Summed along the first dimension, in mmdet's order: the sum is truncated to an integer.
-        dynamic_k = highest.flatten(0, 1).t().contiguous().sum(0).clamp_(min=1).view_as(real)
+        dynamic_k = highest.flatten(0, 1).t().contiguous().sum(0).clamp_(min=1).view(*gt_mask.shape, 1)
         lowest, candidates = cost.topk(topk, largest=False)
-        candidate_ids = torch.arange(1, cost.shape[1] * topk + 1, device=cost.device)
+        candidate_ids = torch.arange(1, cost.shape[1] * topk + 1, dtype=torch.int32, device=cost.device)
         taken = (candidate_ids[:topk] <= dynamic_k) & (lowest < float('inf'))
         return self._resolve(cost, ious, candidates, taken, candidate_ids)
 
-    def _regions(self, priors: Tensor, gt_corners: Corners) -> tuple[Tensor, Tensor]:
-        """Which prior centers lie in a box or its center region, and which in both, (B, G, A) each."""
+    def _outside(self, priors: Tensor, gt_corners: Tensor) -> tuple[Tensor, Tensor]:
+        """Which prior centers are outside of each box, and which outside of its center region, (B, G, A) each."""
         point, stride = priors.t().contiguous().view(2, 2, 1, 1, -1)
-        low, high = gt_corners
-        radius, center = self.center_radius * stride, (low + high) / 2
-        in_box = (point > low).logical_and_(point < high)
-        in_center = (point > center - radius).logical_and_(point < center + radius)
-        (x_in_box, y_in_box), (x_in_center, y_in_center) = in_box, in_center
-        in_box, in_center = x_in_box.logical_and_(y_in_box), x_in_center.logical_and_(y_in_center)
-        return in_box | in_center, in_box & in_center
+        (low, high), center = gt_corners, gt_corners.mean(0)
+        # The radius is added to the priors and not to the centers, which would give tensors (B, G, A).
+        left, right = (torch.add(point, stride, alpha=sign * self.center_radius) for sign in (-1, 1))
+        x_of_box, y_of_box = (point <= low).logical_or_(point >= high)
+        x_of_center, y_of_center = (right <= center).logical_or_(left >= center)
+        return x_of_box.logical_or_(y_of_box), x_of_center.logical_or_(y_of_center)
 
-    @staticmethod
-    def _class_cost(gt_labels: Tensor, scores: Tensor, objectness: Tensor | None = None) -> Tensor:
-        """Binary cross entropy of the scores with each box's one-hot label, summed over the classes, (B, G, A).
+    def _log_likelihood(
+        self, gt_labels: Tensor, excluded: Tensor, levels: Sequence[Tensor], objectness: Tensor | None
+    ) -> Tensor:
+        """Minus the class cost of each prior for each box, (B, G, A); -inf for the excluded priors, (B, 1, A).
 
-        It is the cost of an all-zero label plus a correction for the labeled class: A * (C + G) logarithms instead of
-        A * C * G.
+        It is the log-odds of the labeled class, plus log(1 - score) summed over all classes: A * (C + G) logarithms
+        instead of A * C * G.
         """
-        scores = scores.to(torch.float32, copy=True) if objectness is None else yolox_scores(scores, objectness)
-        label = gt_labels.unsqueeze(2).expand(-1, -1, scores.shape[1])
-        log_p = scores.transpose(1, 2).gather(1, label).log_().clamp_(min=LOWEST_LOG)
-        log_not_p = scores.neg_().log1p_().clamp_(min=LOWEST_LOG)
-        return log_not_p.transpose(1, 2).gather(1, label).sub_(log_p).sub_(log_not_p.sum(-1).unsqueeze(1))
+        root, objectness_root = score_factors(levels, objectness)
+        label = gt_labels.unsqueeze(2).expand(-1, -1, root.shape[2])
+        log_odds = root.gather(1, label).mul_(objectness_root).logit_().clamp_(LOWEST_LOG, -LOWEST_LOG)
+        log_not_p = root.mul_(-objectness_root).log1p_()
+        if objectness is None:
+            # A score may be 1.
+            log_not_p.clamp_(min=LOWEST_LOG)
+        rest = log_not_p.sum(1, keepdim=True)
+        if self.cls_weight != 1:
+            log_odds.mul_(self.cls_weight)
+            rest.mul_(self.cls_weight)
+        return log_odds.add_(rest.masked_fill_(excluded, -float('inf')))
 
     @staticmethod
     def _resolve(
         cost: Tensor, ious: Tensor, candidates: Tensor, taken: Tensor, candidate_ids: Tensor
     ) -> BatchAssignment:
-        """Assign each prior that was taken to one box, and mark the first of its candidates as valid.
+        """Assign each prior that was taken to one box, and mark one of its candidates as valid.
 
         Args:
             cost: Cost of each prior for each box, (B, G, A).
@@ -306,20 +379,22 @@ class BatchSimOTAAssigner(BaseAssigner):
             taken: Which candidates their box takes, (B, G, k).
             candidate_ids: A number for each candidate, from 1 on, (G * k,).
         """
-        (images, num_gts, num_priors), last = cost.shape, len(candidate_ids)
-        index, flat_taken = candidates.flatten(1), taken.flatten(1)
-        none = index.new_full((images, num_priors), last + 1)
-        first = none.scatter_reduce(1, index, torch.where(flat_taken, candidate_ids, none[:, :1]), 'amin')
-        times_taken = torch.zeros_like(first).scatter_add_(1, index, flat_taken.long()).gather(1, index)
-        # A prior taken more than once goes to the cheapest of all boxes, even one that did not take it.
+        num_images, num_gts, num_priors = cost.shape
+        index, taken_ids = candidates.flatten(1), taken.flatten(1) * candidate_ids
+        nothing = candidate_ids.new_zeros(()).expand(num_images, num_priors)
+        last_id = nothing.scatter_reduce(1, index, taken_ids, 'amax')
+        own_last_id = last_id.gather(1, index)
+        # The sum of the numbers is the last one unless a prior is taken more than once. Then it goes to the cheapest of
+        # all boxes, even to one that did not take it.
+        contested = nothing.scatter_add(1, index, taken_ids).gather(1, index) != own_last_id
         for_all_boxes = index.unsqueeze(1).expand(-1, num_gts, -1)
-        cheapest = cost.gather(2, for_all_boxes).argmin(1).view_as(candidates)
+        cheapest = cost.gather(2, for_all_boxes).argmin(1)
         own = torch.arange(num_gts, device=cost.device).unsqueeze(1)
-        gt_inds = torch.where(times_taken.view_as(candidates) > 1, cheapest, own).flatten(1)
+        gt_inds = torch.where(contested.view_as(candidates), cheapest.view_as(candidates), own).flatten(1)
         return BatchAssignment(
-            positive=first <= last,
+            positive=last_id > 0,
             candidates=index,
-            valid=first.gather(1, index) == candidate_ids,
+            valid=own_last_id == candidate_ids,
             gt_inds=gt_inds,
             ious=ious.gather(2, for_all_boxes).gather(1, gt_inds.unsqueeze(1)).squeeze(1),
         )

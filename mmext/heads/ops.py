@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from mmengine.structures import InstanceData
@@ -11,30 +11,76 @@ from torch.autograd.function import once_differentiable
 
 
 def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
-    """Concatenate the levels (B, C, H, W) to (B, A, C), stored as (B, C, A), which copies contiguous runs."""
-    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+    """Concatenate the levels (B, C, H, W) to (B, A, C), stored as (C, B, A), which copies contiguous runs."""
+    return torch.cat([level.flatten(2).transpose(0, 1) for level in levels], dim=2).permute(1, 2, 0)
+
+
+def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """Gather rows of (B, A, n) at the indices (B, S), as (B, S, n)."""
+    return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+
+
+def places_in_levels(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Find the priors, which are numbered over all levels, within each level.
+
+    Args:
+        sizes: Height and width of each of the L levels.
+        device: The device of the result.
+
+    Returns:
+        The index of each prior within each level, the level's first or last if it is in another one, (L, A); and
+        whether it is in another one, (L, A).
+    """
+    starts = [0, *accumulate(height * width for height, width in sizes)]
+    index = torch.arange(starts[-1], device=device)
+    nearest = torch.stack([index.clamp(start, end - 1) for start, end in pairwise(starts)])
+    return nearest - nearest[:, :1], nearest != index
 
 
 class GatherRows(torch.autograd.Function):
-    """Rows of (B, A, n) at the indices (B, P), as (B, P, n). Unlike `gather` it saves the indices alone for backward.
+    """Gather rows of the levels (B, C, H, W) without flattening them, as (B, S, C).
 
-    The gradient is laid out in memory as :func:`flatten_levels` lays out the rows.
+    The gradient of the levels is written once, and the levels are not kept for it.
+
+    Args:
+        places: Index of each row within each level, (L, B, S); see :func:`places_in_levels`.
+        elsewhere: Whether the row is in another level, (L, B, S).
+        *levels: The levels.
     """
 
     @staticmethod
-    def forward(ctx, rows: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.shape = rows.shape
-        return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+    def forward(ctx, places: Tensor, elsewhere: Tensor, *levels: Tensor) -> Tensor:
+        ctx.save_for_backward(places, elsewhere)
+        ctx.shapes = [level.shape for level in levels]
+        # In memory (B, H, W, C).
+        ctx.channels_last = levels[0].stride(1) == 1
+        rows = None
+        for level, place, not_here in zip(levels, places, elsewhere.unsqueeze(-1)):
+            own = gather_rows(level.flatten(2).transpose(1, 2), place)
+            rows = own if rows is None else torch.where(not_here, rows, own)
+        return rows
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        (index,), (images, number, channels) = ctx.saved_tensors, ctx.shape
-        if not index.shape[1]:
-            return gradient.new_zeros(()).expand(ctx.shape), None
-        rows = gradient.new_zeros(images, channels, number)
-        rows.scatter_add_(2, index.unsqueeze(1).expand(-1, channels, -1), gradient.transpose(1, 2))
-        return rows.transpose(1, 2), None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        places, elsewhere = ctx.saved_tensors
+        zero = gradient.new_zeros(())
+        if not places.shape[-1]:
+            return None, None, *(zero.expand(shape) for shape in ctx.shapes)
+        rows = gradient.masked_fill(elsewhere.unsqueeze(-1), 0)
+        levels = []
+        for shape, place, own in zip(ctx.shapes, places.unsqueeze(-1), rows):
+            images, channels, height, width = shape
+            # One zero, expanded: adding to a copy of it is one pass, filling with zeros and adding to them are two.
+            if ctx.channels_last:
+                level = zero.expand(images, height * width, channels).scatter_add(1, place.expand_as(own), own)
+                level = level.transpose(1, 2)
+            else:
+                own = own.transpose(1, 2)
+                level = zero.expand(images, channels, height * width).scatter_add(
+                    2, place.transpose(1, 2).expand_as(own), own
+                )
+            levels.append(level.unflatten(2, (height, width)))
+        return None, None, *levels
 
 
 def decode(corners: Tensor, offsets: Tensor) -> Tensor:
@@ -45,12 +91,13 @@ def decode(corners: Tensor, offsets: Tensor) -> Tensor:
         offsets: Predicted center offset in strides, and the logarithm of width and height in strides, (..., 4).
 
     Returns:
-        Boxes (x1, y1, x2, y2) in pixels, (..., 4).
+        Boxes (x1, y1, x2, y2) in pixels, (..., 4). In memory the coordinates are the outer dimension.
     """
-    corner, stride = corners.split(2, dim=-1)
-    shift, log_wh = offsets.split(2, dim=-1)
-    center, half = shift * stride + corner, log_wh.exp() * stride / 2
-    return torch.cat([center - half, center + half], dim=-1)
+    (corner, stride), (shift, log_wh) = (each.split(2, dim=-1) for each in (corners, offsets))
+    center, wh = torch.addcmul(corner, shift, stride), log_wh.exp() * stride
+    # From the center to the upper left corner and to the lower right one.
+    halves = torch.arange(-0.5, 1, dtype=wh.dtype, device=wh.device).view(2, *[1] * wh.dim())
+    return torch.addcmul(center, wh, halves).movedim(0, -2).flatten(-2)
 
 
 class DecodeWithGrad(torch.autograd.Function):
@@ -69,7 +116,7 @@ class DecodeWithGrad(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         corners, boxes = ctx.saved_tensors
         (x1y1, x2y2), (low, high) = boxes.split(2, dim=-1), gradient.split(2, dim=-1)
-        # Most priors have gradient 0 but may predict an infinite side, and 0 * inf is NaN: so sides are made finite.
+        # Rows that are not valid have gradient 0 but may predict an infinite side, and 0 * inf is NaN.
         wh = (x2y2 - x1y1).nan_to_num(0, posinf=torch.finfo(boxes.dtype).max ** 0.25)
         shift, log_wh = (low + high) * corners[..., 2:], (high - low) * (wh / 2)
         return torch.cat([shift, log_wh], dim=-1), None, None

@@ -22,7 +22,15 @@ from mmext.losses.base import ElementwiseLoss
 from mmext.registry import MODELS
 
 from .nms import batched_nms, lacks_ops
-from .ops import DecodeWithGrad, GatherRows, decode, flatten_levels, pad_ground_truth
+from .ops import (
+    DecodeWithGrad,
+    GatherRows,
+    decode,
+    flatten_levels,
+    gather_rows,
+    pad_ground_truth,
+    places_in_levels,
+)
 
 OBJ_TARGETS = ('hard', 'iou')
 CLS_TARGETS = ('iou', 'hard', 'label')
@@ -40,6 +48,10 @@ class Priors(NamedTuple):
     """Upper left corner and stride of each prior in pixels, (A, 4)."""
     centers: Tensor
     """Center and stride of each prior in pixels, (A, 4)."""
+    places: Tensor
+    """Index of each prior within each of the L levels; the level's first or last if it is in another one, (L, A)."""
+    elsewhere: Tensor
+    """Whether each prior is in another level, (L, A)."""
 
 
 class Positives(NamedTuple):
@@ -49,6 +61,8 @@ class Positives(NamedTuple):
     """Whether each prior is positive, (B, A)."""
     gather: Callable[[Tensor], Tensor]
     """Gathers the rows from a tensor of all priors, (B, A, n) -> (P, n)."""
+    gather_levels: Callable[[Sequence[Tensor]], Tensor]
+    """Gathers the rows from the levels of an output, (B, C, H, W) each, -> (P, C)."""
     valid: Tensor | None
     """Which rows are positives, (P,); None: all."""
     boxes: Tensor
@@ -210,24 +224,27 @@ class YOLOXHead(MMDetYOLOXHead):
         cls_scores: Sequence[Tensor],
         bbox_preds: Sequence[Tensor],
         objectnesses: Sequence[Tensor],
-        assign: Callable[[Tensor, tuple[Tensor, Tensor], Tensor], Positives],
+        assign: Callable[[Priors, tuple[Sequence[Tensor], Tensor], Tensor], Positives],
     ) -> dict[str, Tensor]:
-        """The losses of a batch; `assign` finds its positives from the priors' centers, the logits and the boxes."""
-        cls_preds, offsets, objectness = (flatten_levels(levels) for levels in (cls_scores, bbox_preds, objectnesses))
-        corners = priors.corners
-        offsets = offsets.to(corners.dtype)
+        """The losses of a batch; `assign` finds its positives from the priors, the logits and the decoded boxes.
+
+        The class logits, by far the largest output, stay in their levels: each pass over all of them costs more memory
+        traffic than everything that is done for the positives.
+        """
+        offsets, objectness = (flatten_levels(levels) for levels in (bbox_preds, objectnesses))
+        offsets, corners = offsets.to(priors.corners.dtype), priors.corners.expand_as(offsets)
         with torch.no_grad():
             boxes = decode(corners, offsets)
-            positives = assign(priors.centers, (self._sigmoid_logits(cls_preds, dim=-1), objectness), boxes)
+            positives = assign(priors, (cls_scores, objectness), boxes)
         # Averaged over the ranks, as in mmdet.
         num_positive = reduce_mean(positives.mask.sum(dtype=corners.dtype)).clamp(min=1)
         valid = positives.valid
-        corners = corners.expand_as(offsets)
+        offsets, corners, boxes = (positives.gather(each) for each in (offsets, corners, boxes))
 
         losses = dict(
             loss_cls=self._loss(
                 self.loss_cls,
-                positives.gather(cls_preds),
+                positives.gather_levels(cls_scores),
                 self._cls_target(positives),
                 num_positive,
                 valid,
@@ -235,7 +252,7 @@ class YOLOXHead(MMDetYOLOXHead):
             ),
             loss_bbox=self._loss(
                 self.loss_bbox,
-                positives.gather(DecodeWithGrad.apply(offsets, corners, boxes)),
+                DecodeWithGrad.apply(offsets, corners, boxes),
                 positives.boxes,
                 num_positive,
                 valid,
@@ -247,11 +264,8 @@ class YOLOXHead(MMDetYOLOXHead):
             ),
         )
         if self.use_l1:
-            own_corners = positives.gather(corners)
-            target = self._get_l1_target(torch.zeros_like(positives.boxes), positives.boxes, own_corners)
-            losses['loss_l1'] = self._loss(
-                self.loss_l1, positives.gather(offsets), target, num_positive, valid, _neutral_offsets
-            )
+            target = self._get_l1_target(torch.zeros_like(positives.boxes), positives.boxes, corners)
+            losses['loss_l1'] = self._loss(self.loss_l1, offsets, target, num_positive, valid, _neutral_offsets)
         return losses
 
     @staticmethod
@@ -282,7 +296,7 @@ class YOLOXHead(MMDetYOLOXHead):
         if isinstance(loss, ElementwiseLoss):
             return loss(pred, target, valid, reduction_override='sum', **context) / num_positive
         if not len(pred):
-            # Keeps the branch in the graph: DDP expects a gradient forevery parameter.
+            # Keeps the branch in the graph: DDP expects a gradient for every parameter.
             return pred.sum() * 0
         if valid is not None:
             rows = valid.unsqueeze(-1)
@@ -297,7 +311,7 @@ class YOLOXHead(MMDetYOLOXHead):
     def _neutral_classes(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Saturated logits with zero loss: of an all-zero target, or of the label."""
         if self.cls_target != 'label':
-            return torch.full_like(pred, -SATURATED_LOGIT), torch.zeros_like(target)
+            return pred.new_full((), -SATURATED_LOGIT), target.new_zeros(())
         label = torch.arange(pred.shape[-1], device=pred.device) == target.unsqueeze(-1)
         return torch.where(label, SATURATED_LOGIT, -SATURATED_LOGIT).to(pred.dtype), target
 
@@ -308,24 +322,36 @@ class YOLOXHead(MMDetYOLOXHead):
         return dict(image_size=[side * self.prior_generator.strides[0][0] for side in levels[0].shape[2:]])
 
     def _assign_batch(
-        self, ground_truth: tuple[Tensor, Tensor, Tensor], centers: Tensor, logits: tuple[Tensor, Tensor], boxes: Tensor
+        self,
+        ground_truth: tuple[Tensor, Tensor, Tensor],
+        priors: Priors,
+        logits: tuple[Sequence[Tensor], Tensor],
+        boxes: Tensor,
     ) -> Positives:
         """Assign with mmext's assigner: shapes depend on the number of boxes alone, and there is no host sync.
 
         Args:
             ground_truth: Boxes, labels and mask; see :func:`mmext.heads.ops.pad_ground_truth`.
-            centers: Center and stride of each prior, (A, 4).
-            logits: Of the classes, (B, A, C), and of the objectness, (B, A, 1).
+            priors: The priors.
+            logits: Of the classes, level by level, (B, C, H, W), and of the objectness, (B, A, 1).
             boxes: Decoded boxes, (B, A, 4).
         """
         gt_boxes, gt_labels, gt_mask = ground_truth
-        result = self.assigner.assign_batch(boxes, logits, centers, gt_boxes, gt_labels, gt_mask)
+        cls_scores, objectness = logits
+        if self.softmax:
+            cls_scores = self._sigmoid_logits(flatten_levels(cls_scores), dim=-1)
+        scores = cls_scores, objectness
+        result = self.assigner.assign_batch(boxes, scores, priors.centers, gt_boxes, gt_labels, gt_mask)
+        candidates = result.candidates
 
         return Positives(
             mask=result.positive,
-            gather=lambda rows: GatherRows.apply(rows, result.candidates).flatten(0, 1),
+            gather=lambda rows: gather_rows(rows, candidates).flatten(0, 1),
+            gather_levels=lambda levels: GatherRows.apply(
+                priors.places[:, candidates], priors.elsewhere[:, candidates], *levels
+            ).flatten(0, 1),
             valid=result.valid.flatten(),
-            boxes=gt_boxes.gather(1, result.gt_inds.unsqueeze(-1).expand(-1, -1, 4)).flatten(0, 1),
+            boxes=gather_rows(gt_boxes, result.gt_inds).flatten(0, 1),
             labels=gt_labels.gather(1, result.gt_inds).flatten(),
             ious=result.ious.flatten(),
             all_ious=result.scatter_to_priors(result.ious, 0) if self.obj_target == 'iou' else None,
@@ -335,8 +361,8 @@ class YOLOXHead(MMDetYOLOXHead):
         self,
         instances: Sequence[InstanceData],
         ignored: Sequence[InstanceData | None],
-        centers: Tensor,
-        logits: tuple[Tensor, Tensor],
+        priors: Priors,
+        logits: tuple[Sequence[Tensor], Tensor],
         boxes: Tensor,
     ) -> Positives:
         """Assign image by image, with any other assigner.
@@ -344,13 +370,15 @@ class YOLOXHead(MMDetYOLOXHead):
         Args:
             instances: Ground truth of each image.
             ignored: Boxes to ignore of each image.
-            centers: Center and stride of each prior, (A, 4).
-            logits: Of the classes, (B, A, C), and of the objectness, (B, A, 1).
+            priors: The priors.
+            logits: Of the classes, level by level, (B, C, H, W), and of the objectness, (B, A, 1).
             boxes: Decoded boxes, (B, A, 4).
         """
+        cls_scores, objectness = logits
+        logits = self._sigmoid_logits(flatten_levels(cls_scores), dim=-1), objectness
         results = [
             self.assigner.assign(
-                pred_instances=InstanceData(bboxes=box.float(), scores=score, priors=centers.float()),
+                pred_instances=InstanceData(bboxes=box.float(), scores=score, priors=priors.centers.float()),
                 gt_instances=InstanceData(bboxes=gt.bboxes.float(), labels=gt.labels),
                 gt_instances_ignore=ignore,
             )
@@ -362,6 +390,7 @@ class YOLOXHead(MMDetYOLOXHead):
         return Positives(
             mask=mask,
             gather=lambda rows: rows[mask],
+            gather_levels=lambda levels: flatten_levels(levels)[mask],
             valid=None,
             boxes=torch.cat([gt.bboxes[index] for gt, index in zip(instances, gt_inds)]),
             labels=torch.cat([gt.labels[index] for gt, index in zip(instances, gt_inds)]).long(),
@@ -415,9 +444,10 @@ class YOLOXHead(MMDetYOLOXHead):
                 self.prior_generator.grid_priors(sizes, dtype=dtype, device=levels[0].device, with_stride=True)
             )
             corner, stride = corners.split(2, dim=-1)
-            # In memory (4, A), as the assigner reads them.
-            centers = torch.cat([corner + stride * 0.5, stride], dim=-1).t().contiguous().t()
-            self._known_priors[key] = Priors(corners, centers)
+            centers = torch.cat([corner + stride * 0.5, stride], dim=-1)
+            # In memory (4, A), as decoding and the assigner read them.
+            corners, centers = (each.t().contiguous().t() for each in (corners, centers))
+            self._known_priors[key] = Priors(corners, centers, *places_in_levels(sizes, corners.device))
         return self._known_priors[key]
 
     def _bbox_post_process(

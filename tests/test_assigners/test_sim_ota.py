@@ -6,7 +6,7 @@ from mmdet.models.task_modules import SimOTAAssigner
 from mmengine.structures import InstanceData
 
 from mmext.assigners import BatchSimOTAAssigner
-from mmext.assigners.sim_ota import yolox_scores
+from mmext.assigners.sim_ota import sigmoid_of_levels, yolox_scores
 from mmext.registry import TASK_UTILS
 from mmext.testing import OneDevice
 
@@ -83,7 +83,7 @@ def batch(instances, boxes, scores):
     return torch.stack(boxes), torch.stack(scores), gt_boxes, gt_labels, mask
 
 
-def compare(numbers, kind, seed, size=160, side=0.5, classes=CLASSES, edit=lambda gt: gt, **arguments):
+def compare(numbers, kind, seed, size=160, side=0.5, classes=CLASSES, edit=lambda gt: gt, theirs=None, **arguments):
     """Assign a batch by both; the number of images whose costs tie."""
     generator = torch.Generator().manual_seed(seed)
     instances = [edit(gt) for gt in ground_truth(numbers, size, generator, side)]
@@ -92,7 +92,7 @@ def compare(numbers, kind, seed, size=160, side=0.5, classes=CLASSES, edit=lambd
     ours = BatchSimOTAAssigner(**arguments).assign_batch(boxes, scores, priors(size), gt_boxes, gt_labels, mask)
     gt_inds, ious = ours.scatter_to_priors(ours.gt_inds, -1), ours.scatter_to_priors(ours.ious, 0)
     assert torch.equal(ours.positive, gt_inds >= 0)
-    theirs, ties = Watched(), 0
+    theirs, ties = Watched(**theirs or {}), 0
     for index, gt in enumerate(instances):
         expected = theirs.assign(InstanceData(bboxes=boxes[index], scores=scores[index], priors=priors(size)), gt)
         positive = ours.positive[index]
@@ -172,6 +172,10 @@ class TestAdversarial:
     def test_many_boxes(self, kind, seed):
         compare([320, 1], kind, seed, side=0.2)
 
+    @pytest.mark.parametrize('weight', ['iou_weight', 'cls_weight'])
+    def test_without_one_of_the_costs(self, kind, seed, weight):
+        compare([0, 5, 20, 1], kind, seed, theirs={weight: 0.0}, **{weight: 0.0})
+
     def test_fewer_priors_than_candidates(self, kind, seed):
         compare([3, 0], kind, seed, size=32, candidate_topk=10)
 
@@ -246,6 +250,60 @@ def test_from_logits(dtype):
     assert torch.equal(cls_logits, before)
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_sigmoid_of_levels(layout, dtype):
+    """In float32, not rounded to the type of the logits."""
+    levels = [torch.randn(2, CLASSES, side, side).to(dtype).contiguous(memory_format=layout) for side in (4, 2, 1)]
+    result = sigmoid_of_levels(levels)
+    expected = torch.cat([level.flatten(2) for level in levels], 2).double().sigmoid().float()
+    assert result.is_contiguous()
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+@pytest.mark.parametrize('max_bytes', [None, 1])
+def test_from_logits_level_by_level(max_bytes, dtype):
+    """As the head has them, in both memory layouts; groups of images, too."""
+    generator = torch.Generator().manual_seed(0)
+    instances = ground_truth([3, 9, 0], 160, generator)
+    cls_logits = torch.randn(3, 525, CLASSES, generator=generator).to(dtype)
+    objectness = torch.randn(3, 525, 1, generator=generator).to(dtype)
+    boxes, scores = zip(*(predictions(gt, 160, generator, 'late') for gt in instances))
+    boxes, _, *truth = batch(instances, boxes, scores)
+    levels = [
+        part.transpose(1, 2).unflatten(2, (side, side))
+        for part, side in zip(cls_logits.split([400, 100, 25], 1), (20, 10, 5))
+    ]
+    assigner = BatchSimOTAAssigner(max_bytes=max_bytes)
+    # A sigmoid in half precision would be rounded.
+    expected = assigner.assign_batch(boxes, (cls_logits.float(), objectness.float()), priors(), *truth)
+    assert expected.valid.sum() > 9
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = [level.contiguous(memory_format=layout) for level in levels], objectness
+        for ours, theirs in zip(assigner.assign_batch(boxes, given, priors(), *truth), expected):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize('sign', [-1, 1])
+def test_logits_without_end(sign):
+    """Probabilities that round to 0 and to 1 have finite costs: the priors are ranked by their IoUs."""
+    generator = torch.Generator().manual_seed(0)
+    instances = ground_truth([5, 2], 160, generator)
+    boxes, scores = zip(*(predictions(gt, 160, generator, 'late') for gt in instances))
+    boxes, scores, *truth = batch(instances, boxes, scores)
+    results = [
+        BatchSimOTAAssigner().assign_batch(
+            boxes, (torch.full_like(scores, logit), torch.full_like(scores[..., :1], logit)), priors(), *truth
+        )
+        for logit in (0.0, 1000.0 * sign)
+    ]
+    ordinary, extreme = (result.scatter_to_priors(result.gt_inds, -1) for result in results)
+    assert results[0].valid.sum() > 10
+    # Rounding at costs of a hundred may change a few.
+    assert (ordinary != extreme).sum() <= 0.1 * results[0].valid.sum()
+
+
 class TestMeta:
     """`meta` tensors have no values: what reads one is an error, and so is a tensor of another device."""
 
@@ -298,6 +356,31 @@ class TestOneImage:
         ours = TASK_UTILS.build({'type': 'mmext.BatchSimOTAAssigner', 'center_radius': 2.5}).assign(instances, gt)
         theirs = SimOTAAssigner(center_radius=2.5).assign(instances, gt)
         assert ours.num_gts == theirs.num_gts
+        for name in ('gt_inds', 'max_overlaps', 'labels'):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+    def test_points(self):
+        """Neither the predictions nor the boxes have an area: the union is 0."""
+        generator = torch.Generator().manual_seed(3)
+        (gt,) = ground_truth([4], 160, generator)
+        gt.bboxes[:, 2:] = gt.bboxes[:, :2]
+        boxes, scores = predictions(gt, 160, generator, 'early')
+        instances = InstanceData(bboxes=gt.bboxes[:1].expand_as(boxes), scores=scores, priors=priors())
+        ours, theirs = (kind(center_radius=2.5).assign(instances, gt) for kind in (BatchSimOTAAssigner, SimOTAAssigner))
+        assert theirs.gt_inds.any()
+        for name in ('gt_inds', 'max_overlaps', 'labels'):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+    def test_inverted_boxes(self):
+        """They have no area, and overlap nothing."""
+        generator = torch.Generator().manual_seed(3)
+        (gt,) = ground_truth([9], 160, generator)
+        boxes, scores = predictions(gt, 160, generator, 'late')
+        boxes[::3] = boxes[::3].flip(-1)
+        boxes[1::3, :2], boxes[1::3, 2:] = boxes[1::3, 2:].clone(), boxes[1::3, :2].clone()
+        instances = InstanceData(bboxes=boxes, scores=scores, priors=priors())
+        ours, theirs = (kind(center_radius=2.5).assign(instances, gt) for kind in (BatchSimOTAAssigner, SimOTAAssigner))
+        assert (theirs.max_overlaps == 0).any()
         for name in ('gt_inds', 'max_overlaps', 'labels'):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
 

@@ -4,10 +4,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.models.dense_heads import YOLOXHead
 from mmengine.structures import InstanceData
 from yolox import inputs
 
-from mmext.heads.ops import DecodeWithGrad, GatherRows, decode, flatten_levels, pad_ground_truth
+from mmext.heads.ops import (
+    DecodeWithGrad,
+    GatherRows,
+    decode,
+    flatten_levels,
+    gather_rows,
+    pad_ground_truth,
+    places_in_levels,
+)
+from mmext.testing import OpCounter
 
 
 def test_flatten_levels():
@@ -16,11 +26,76 @@ def test_flatten_levels():
     assert torch.equal(flatten_levels(levels), expected)
 
 
-@pytest.mark.parametrize('index', [[[0, 4, 2], [1, 1, 1]], [[], []]])
-def test_gather_rows(index):
-    rows, index = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True), torch.tensor(index).long()
-    assert torch.equal(GatherRows.apply(rows, index), rows.gather(1, index.unsqueeze(-1).expand(-1, -1, 3)))
-    torch.autograd.gradcheck(lambda rows: GatherRows.apply(rows, index).square(), rows)
+SIZES = ((4, 4), (2, 3), (1, 1))
+
+
+def random_levels(channels=3):
+    return [torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True) for size in SIZES]
+
+
+class TestGatherRows:
+    # The first and the last prior of each level, and one of them twice.
+    INDEX = [[0, 15, 16, 21, 22], [22, 3, 3, 17, 0]]
+
+    @staticmethod
+    def places(index):
+        index = torch.tensor(index).long()
+        return [each[:, index] for each in places_in_levels(SIZES, index.device)], index
+
+    @pytest.mark.parametrize('index', [INDEX, [[], []]])
+    @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+    def test_equals_gathering_from_flattened_levels(self, index, layout):
+        places, index = self.places(index)
+        levels = random_levels()
+        given = [level.contiguous(memory_format=layout) for level in levels]
+        weight = torch.randn(*index.shape, 3, dtype=torch.float64)
+        rows = GatherRows.apply(*places, *given), gather_rows(flatten_levels(given), index)
+        assert torch.equal(*rows)
+        ours, theirs = (torch.autograd.grad((each * weight).sum(), given) for each in rows)
+        for gradient, expected in zip(ours, theirs):
+            torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
+            # A convolution in this layout would copy another one.
+            assert not index.numel() or gradient.is_contiguous(memory_format=layout)
+
+    @pytest.mark.parametrize('index', [INDEX, [[], []]])
+    def test_derivatives(self, index):
+        places, _ = self.places(index)
+
+        def function(*levels):
+            return GatherRows.apply(*places, *levels).square()
+
+        assert torch.autograd.gradcheck(function, random_levels())
+        assert torch.autograd.gradgradcheck(function, random_levels())
+
+    def test_a_gradient_that_is_not_finite_stays_in_its_level(self):
+        """inf * 0 is NaN."""
+        places, _ = self.places([[0], [0]])
+        levels = random_levels()
+        gradients = torch.autograd.grad(GatherRows.apply(*places, *levels).sum() * float('inf'), levels)
+        assert gradients[0][:, :, 0, 0].isinf().all()
+        assert not any(gradient.any() for gradient in (gradients[0].flatten(2)[..., 1:], *gradients[1:]))
+
+    def test_writes_each_gradient_once(self):
+        places, _ = self.places(self.INDEX)
+        levels = [level.float().detach().requires_grad_() for level in random_levels(channels=500)]
+        loss = GatherRows.apply(*places, *levels).sum()
+        with OpCounter() as counter:
+            gradients = torch.autograd.grad(loss, levels)
+        rows = 500 * len(self.INDEX[0]) * 2
+        # Beside the gradients: the rows that are added, and the index of each of their elements.
+        assert counter.bytes['scatter_add'] <= sum(each.nbytes for each in gradients) + 3 * (4 + 8) * rows
+        assert counter.operations['scatter_add'] == 3
+
+
+def test_decode():
+    """The head's boxes are mmdet's, bit by bit."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(50, 4, generator=generator) * 600
+    corners[:, 2:] = torch.tensor([8.0, 16, 32])[torch.randint(3, (50, 1), generator=generator)]
+    offsets = torch.randn(2, 50, 4, generator=generator)
+    expected = YOLOXHead._bbox_decode(None, corners, offsets)
+    for layout in (offsets, offsets.permute(2, 0, 1).contiguous().permute(1, 2, 0)):
+        assert torch.equal(decode(corners, layout), expected)
 
 
 def test_decode_with_grad():

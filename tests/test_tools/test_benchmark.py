@@ -54,6 +54,7 @@ def test_every_case(case, tmp_path, capsys):
         assert bool(row['images_per_s']) is (case == 'step')
         assert bool(row['gb_per_s']) is bool(row['share_of_copy']) is (case != 'step')
         assert int(row['operations']) > 0
+        assert int(row['bytes_accessed']) > 0
         assert float(row['peak_mib']) > 0
         assert row['warned_syncs'] == ''
         assert row['torch'] == torch.__version__
@@ -95,7 +96,22 @@ def test_providers(tmp_path, capsys):
 def test_compiled(tmp_path):
     status, rows = measure(tmp_path, 'focal', 'ciou', 'loss_by_feat', '--providers', 'mmdet', 'compiled')
     assert status == 0
+    assert all((row['operations'] == '') is (row['bytes_accessed'] == '') for row in rows)
     assert [(row['provider'], row['operations'] == '') for row in rows] == [('mmdet', False), ('compiled', True)] * 3
+
+
+def test_counts_of_a_call():
+    x = torch.ones(3)
+    assert benchmark.count(lambda: (2 * x).sum().item()) == {
+        'operations': 3,
+        'bytes_accessed': 24 + 16 + 4,
+        'syncs': 1,
+    }
+
+
+@pytest.mark.parametrize(('operations', 'gigabytes', 'ms'), [(400, 0.1, 2.0), (400, 4.0, 2.0), (400, 6.0, 3.0)])
+def test_projection_is_the_larger_of_launches_and_bytes(operations, gigabytes, ms):
+    assert 1e3 * benchmark.projected(operations, int(gigabytes * 1e9)) == pytest.approx(ms)
 
 
 def doubled(function):
