@@ -1,0 +1,224 @@
+"""Trainings that are killed, stopped, or find the disk full: nothing is lost, and the result is the same."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, load_tool
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner
+
+from mmext.checkpoints import load_checkpoint, saving
+from mmext.cli import train as cli_train
+from mmext.hooks.report_hook import read_scalars
+
+EXPERIMENT = """
+_base_ = 'mmext::yolox/yolox_nano_1xb8-9e_shapes.py'
+root = {root!r}
+# Random sizes: drawn by the model, not by the data. A focus with a state.
+model = dict(
+    backbone=dict(widen_factor=0.125), neck=dict(in_channels=[32, 64, 128], out_channels=32),
+    data_preprocessor=dict(batch_augments=[dict(
+        type='mmdet.BatchSyncRandomResize', random_size_range=(64, 128), size_divisor=32, interval=3)]),
+    bbox_head=dict(in_channels=32, feat_channels=32, loss_bbox=dict(
+        _delete_=True, type='mmext.IoULoss', variant='ciou', focus=dict(type='mmext.WiseFocus'), loss_weight=5.0)))
+train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(
+    _delete_=True,
+    type='mmdet.MultiImageMixDataset',
+    dataset=dict(
+        type='mmdet.CocoDataset', data_root=root, metainfo=dict(classes=('circle', 'triangle', 'star')),
+        data_prefix=dict(img='train/'), ann_file='annotations/train.json',
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]),
+    pipeline=[
+        dict(type='mmdet.Mosaic', img_scale=(64, 64), pad_val=114.0),
+        dict(type='mmdet.RandomAffine', scaling_ratio_range=(0.5, 1.5), border=(-32, -32)),
+        dict(type='mmdet.YOLOXHSVRandomAug'),
+        dict(type='mmdet.RandomFlip', prob=0.5),
+        dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True),
+        dict(type='mmdet.Pad', pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0))),
+        dict(type='mmdet.PackDetInputs')]))
+val_dataloader = dict(batch_size=4, dataset=dict(data_root=root))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=root + '/annotations/val.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=4, val_interval=1)
+param_scheduler = [
+    dict(type='mmdet.QuadraticWarmupLR', begin=0, end=1, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=2e-4, begin=1, end=4, T_max=3, convert_to_iter_based=True)]
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=1), logger=dict(interval=1))
+custom_hooks = [
+    # Mosaic for two epochs of four.
+    dict(type='mmdet.YOLOXModeSwitchHook', num_last_epochs=2, priority=48,
+         skip_type_keys=('mmdet.Mosaic', 'mmdet.RandomAffine')),
+    dict(type='mmdet.SyncNormHook', priority=48),
+    dict(type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.001, update_buffers=True, priority=49)]
+"""
+# An epoch has 4 iterations.
+LAST = 16
+WORKERS = ('train_dataloader.num_workers=2',)
+PERSISTENT = (*WORKERS, 'train_dataloader.persistent_workers=True')
+BY_ITERATION = ('default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=3')
+
+
+@pytest.fixture(scope='module')
+def experiment(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('interruptions')
+    load_tool('make_shapes').main([str(folder / 'shapes'), '--train', '16', '--val', '4', '--size', '64'])
+    file = folder / 'experiment.py'
+    file.write_text(EXPERIMENT.format(root=str(folder / 'shapes')))
+    return file
+
+
+def _run(work_dir: Path, arguments: list[str], prepare: Callable[[], None] | None) -> None:
+    # A process of its own, whose output goes to a file.
+    sys.stdout = sys.stderr = open(work_dir.with_suffix('.out'), 'a', buffering=1)  # noqa: SIM115
+    os.environ.pop('LOCAL_RANK', None)
+    if prepare:
+        prepare()
+    cli_train.main(arguments)
+
+
+def start(experiment, work_dir, *options, resume=False, prepare=None):
+    """Train in a forked process, which spares the imports."""
+    arguments = [str(experiment), '--work-dir', str(work_dir), *(['--resume'] if resume else [])]
+    arguments += ['--cfg-options', *options] if options else []
+    process = multiprocessing.get_context('fork').Process(target=_run, args=(work_dir, arguments, prepare))
+    process.start()
+    return process
+
+
+def train(experiment, work_dir, *options, resume=False, prepare=None):
+    """Train, and return the exit status."""
+    process = start(experiment, work_dir, *options, resume=resume, prepare=prepare)
+    process.join(600)
+    assert process.exitcode is not None, 'the training hangs'
+    return process.exitcode
+
+
+def output(work_dir):
+    return work_dir.with_suffix('.out').read_text()
+
+
+def signal_at(step, iteration, number=signal.SIGKILL):
+    """What makes a process send itself a signal before the hooks of this step in this iteration, counted from 0."""
+
+    def prepare():
+        call_hook = Runner.call_hook
+
+        def call(runner, name, **arguments):
+            if name == step and runner.iter == iteration:
+                os.kill(os.getpid(), number)
+            call_hook(runner, name, **arguments)
+
+        Runner.call_hook = call
+
+    return prepare
+
+
+def kill_in_call(module, name, count):
+    """What makes a process kill itself at a call of a function."""
+
+    def prepare():
+        function = getattr(module, name)
+        calls = iter(range(1, 1000))
+
+        def call(*arguments, **keywords):
+            if next(calls) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **keywords)
+
+        setattr(module, name, call)
+
+    return prepare
+
+
+@pytest.fixture(scope='module')
+def reference(experiment):
+    """The training that nothing interrupts."""
+    work_dir = experiment.parent / 'reference'
+    assert train(experiment, work_dir) == 0, output(work_dir)
+    return work_dir
+
+
+# The time of day, durations, and the folder.
+VARYING = ('time', 'data_time', 'eta', 'experiment_name', 'cfg', 'last_ckpt')
+
+
+def differences(a, b, place='', varying=VARYING):
+    """The places at which two checkpoints differ; tensors bit by bit."""
+    if place.split('/')[-1] in varying:
+        return []
+    if type(a) is not type(b):
+        return [place]
+    if isinstance(a, HistoryBuffer):
+        a, b = a.data, b.data
+    if isinstance(a, dict):
+        if list(a) != list(b):
+            return [f'{place}: {set(a) ^ set(b)}']
+        return [each for key in a for each in differences(a[key], b[key], f'{place}/{key}', varying)]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [place]
+        return [each for i in range(len(a)) for each in differences(a[i], b[i], f'{place}/{i}', varying)]
+    if isinstance(a, torch.Tensor):
+        equal = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+    elif isinstance(a, np.ndarray):
+        equal = a.dtype == b.dtype and np.array_equal(a, b)
+    else:
+        equal = a == b
+    return [] if equal else [place]
+
+
+def records(work_dir):
+    """What the curves are drawn from, without durations."""
+    folders = sorted(path.parents[1] for path in work_dir.glob('*/vis_data/scalars.json'))
+    return [
+        {key: value for key, value in record.items() if key not in ('time', 'data_time', 'memory')}
+        for record in read_scalars(folders[-1], resumed=True)
+    ]
+
+
+def check_equal(work_dir, reference, name='epoch_4.pth', *varying):
+    ours, wanted = load_checkpoint(work_dir / name), load_checkpoint(reference / 'epoch_4.pth')
+    assert any('focus' in key for key in wanted['state_dict'])
+    assert 'message_hub' in wanted and 'ema_state_dict' in wanted and 'param_schedulers' in wanted
+    assert differences(ours, wanted, varying=(*VARYING, *varying)) == []
+    assert records(work_dir) == records(reference)
+    assert len([record for record in records(reference) if 'loss' in record]) == LAST
+    assert len([record for record in records(reference) if 'loss' not in record]) == 4
+
+
+class TestKilled:
+    """`kill -9`, then `--resume`."""
+
+    def test_epoch_checkpoints(self, experiment, reference, tmp_path):
+        """Killed before and after the switch of the mode."""
+        work_dir = tmp_path / 'run'
+        for iteration in (6, 13):
+            prepare = signal_at('after_train_iter', iteration)
+            assert train(experiment, work_dir, resume=iteration > 6, prepare=prepare) == -signal.SIGKILL
+        assert train(experiment, work_dir, resume=True) == 0
+        check_equal(work_dir, reference)
+        assert sorted(path.name for path in work_dir.glob('*.pth')) == ['epoch_4.pth']
+
+    def test_iteration_checkpoints_and_workers(self, experiment, reference, tmp_path):
+        """The number of workers changes nothing. Checkpoints after 3, 6, ... iterations."""
+        work_dir = tmp_path / 'run'
+        for iteration in (7, 14):
+            prepare = signal_at('after_train_iter', iteration)
+            status = train(experiment, work_dir, *PERSISTENT, *BY_ITERATION, resume=iteration > 7, prepare=prepare)
+            assert status == -signal.SIGKILL
+        assert train(experiment, work_dir, *PERSISTENT, *BY_ITERATION, resume=True) == 0
+        # Saved within the epoch, as its number and the place in it say.
+        check_equal(work_dir, reference, 'iter_16.pth', 'epoch', 'keep_ckpt_ids', 'batches')
