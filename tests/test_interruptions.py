@@ -1,25 +1,20 @@
 """Trainings that are killed, stopped, or find the disk full: nothing is lost, and the result is the same."""
 
-import json
 import multiprocessing
 import os
-import random
-import resource
 import signal
 import sys
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, load_tool
+from conftest import load_tool
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 
-from mmext.checkpoints import load_checkpoint, saving
+from mmext.checkpoints import load_checkpoint
 from mmext.cli import train as cli_train
 from mmext.hooks.report_hook import read_scalars
 

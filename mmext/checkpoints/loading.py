@@ -96,12 +96,12 @@ def _check_container(file: BinaryIO) -> None:
     if start.startswith(b'PK\x03\x04'):
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
+            if any(record.filename.endswith('/constants.pkl') for record in records):
+                raise ValueError('Unsupported global: GLOBAL TorchScript was not allowed')
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
                 raise ValueError('its records are compressed, and torch compresses none')
             if sum(record.file_size for record in records) > size:
                 raise ValueError('its records claim to be larger than the file')
-            if any(record.filename.endswith('/constants.pkl') for record in records):
-                raise ValueError('Unsupported global: GLOBAL TorchScript was not allowed')
             damaged = archive.testzip()
             if damaged:
                 raise ValueError(f'the checksum of its record {damaged} is wrong')

@@ -50,8 +50,9 @@ def newest_checkpoint(work_dir: str | os.PathLike, trust: bool = False) -> Path 
 def _candidates(work_dir: Path) -> list[Path]:
     """All checkpoints but the best ones, the newest first."""
     last = work_dir / 'last_checkpoint'
-    named = [Path(last.read_text().strip())] if last.is_file() else []
-    files = {path.absolute(): path for path in [*named, *work_dir.glob('*.pth')] if not path.name.startswith('best_')}
+    named = last.read_text().strip().splitlines() if last.is_file() else []
+    paths = [*map(Path, named), *work_dir.glob('*.pth')]
+    files = {path.absolute(): path for path in paths if not path.name.startswith('best_')}
     # One that was deleted comes last: to be mentioned if there is no other.
     return sorted(files.values(), key=_age, reverse=True)
 

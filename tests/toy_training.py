@@ -1,0 +1,150 @@
+"""A training of a second with mmengine's runner, and processes that end in the middle of it."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from mmext.checkpoints import newest_checkpoint, register_loaders
+from mmext.cli.common import make_resumable, one_message
+
+# Iterations of an epoch.
+LENGTH = 4
+
+
+@DATASETS.register_module()
+class ToyNumbers(Dataset):
+    """Samples with a random part, as an augmentation has."""
+
+    def __len__(self):
+        return 2 * LENGTH
+
+    def __getitem__(self, index):
+        return dict(inputs=index + torch.rand(4))
+
+
+@MODELS.register_module()
+class ToyModel(BaseModel):
+    """A layer with a dropout before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+        # So that a checkpoint is larger than all other files.
+        self.register_buffer('ballast', torch.zeros(100_000))
+
+    def forward(self, inputs, mode='tensor'):
+        output = self.layer(torch.nn.functional.dropout(torch.stack(inputs), 0.5))
+        return dict(loss=output.square().mean()) if mode == 'loss' else output.tolist()
+
+
+@METRICS.register_module()
+class ToyMetric(BaseMetric):
+    """A metric that is better each time."""
+
+    default_prefix = 'toy'
+
+    def process(self, data_batch, data_samples):
+        self.results.append(1)
+
+    def compute_metrics(self, results):
+        self.rank = getattr(self, 'rank', 0) + 1
+        return dict(acc=self.rank, loss=-self.rank)
+
+
+def toy_runner(work_dir: Path, resume: bool = False, train_cfg: dict | None = None, workers: int = 0, **checkpoint):
+    """A runner with mmext's hooks, for three epochs of four iterations, with a validation after each."""
+    loader = dict(
+        dataset=dict(type='ToyNumbers'),
+        batch_size=2,
+        num_workers=workers,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+    )
+    config = Config(
+        dict(
+            work_dir=str(work_dir),
+            model=dict(type='ToyModel'),
+            train_cfg=train_cfg or dict(by_epoch=True, max_epochs=3),
+            val_cfg=dict(),
+            val_dataloader=dict(loader, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)),
+            val_evaluator=dict(type='ToyMetric'),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook', **{'interval': 1, **checkpoint})),
+            custom_hooks=[dict(type='EMAHook')],
+            randomness=dict(seed=3),
+            experiment_name=str(work_dir),
+            resume=resume,
+            # None: a scope would stay for the tests that follow.
+            default_scope=None,
+        )
+    )
+    config.train_dataloader = loader
+    make_resumable(config)
+    if resume:
+        register_loaders()
+        config.load_from = str(newest_checkpoint(work_dir))
+    return Runner.from_cfg(config)
+
+
+def in_a_process(function: Callable[[], None], output: Path, prepare: Callable[[], None] | None = None):
+    """Start the function in a forked process, which spares the imports, with its output in a file."""
+
+    def call():
+        sys.stdout = sys.stderr = open(output, 'a', buffering=1)  # noqa: SIM115
+        if prepare:
+            prepare()
+        with one_message('the work dir'):
+            function()
+
+    process = multiprocessing.get_context('fork').Process(target=call)
+    process.start()
+    return process
+
+
+def status_of(process, seconds=300):
+    """The exit status of the process; negative for a signal."""
+    process.join(seconds)
+    assert process.exitcode is not None, 'the training hangs'
+    return process.exitcode
+
+
+def signal_at(step: str, iteration: int, number: int = signal.SIGKILL) -> Callable[[], None]:
+    """What makes a process send itself a signal before the hooks of this step in this iteration, counted from 0."""
+
+    def prepare():
+        call_hook = Runner.call_hook
+
+        def call(runner, name, **arguments):
+            if name == step and runner.iter == iteration:
+                os.kill(os.getpid(), number)
+            call_hook(runner, name, **arguments)
+
+        Runner.call_hook = call
+
+    return prepare
+
+
+def kill_in(owner: object, name: str, *words: str) -> Callable[[], None]:
+    """What makes a process kill itself when it calls a function with arguments that contain these words."""
+
+    def prepare():
+        function = getattr(owner, name)
+
+        def call(*arguments, **keywords):
+            if all(word in str(arguments) for word in words):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **keywords)
+
+        setattr(owner, name, call)
+
+    return prepare
