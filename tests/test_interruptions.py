@@ -1,18 +1,19 @@
 """Trainings that are killed, stopped, or find the disk full: nothing is lost, and the result is the same."""
 
-import multiprocessing
 import os
+import random
 import signal
-import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import load_tool
+from mmengine.evaluator import BaseMetric
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import Runner
+from mmengine.registry import METRICS
+from toy_training import in_a_process, signal_at, status_of
 
 from mmext.checkpoints import load_checkpoint
 from mmext.cli import train as cli_train
@@ -45,7 +46,8 @@ train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, d
         dict(type='mmdet.PackDetInputs')]))
 val_dataloader = dict(batch_size=4, dataset=dict(data_root=root))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=root + '/annotations/val.json')
+val_evaluator = [
+    dict(type='mmdet.CocoMetric', ann_file=root + '/annotations/val.json', metric='bbox'), dict(type='TotalScore')]
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=4, val_interval=1)
 param_scheduler = [
@@ -59,11 +61,22 @@ custom_hooks = [
     dict(type='mmdet.SyncNormHook', priority=48),
     dict(type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.001, update_buffers=True, priority=49)]
 """
-# An epoch has 4 iterations.
-LAST = 16
 WORKERS = ('train_dataloader.num_workers=2',)
 PERSISTENT = (*WORKERS, 'train_dataloader.persistent_workers=True')
 BY_ITERATION = ('default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=3')
+
+
+@METRICS.register_module()
+class TotalScore(BaseMetric):
+    """The sum of all scores: unlike the AP of so short a training it is not zero."""
+
+    default_prefix = 'total'
+
+    def process(self, data_batch, data_samples):
+        self.results += [sample['pred_instances']['scores'].double().sum().item() for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return dict(score=sum(results))
 
 
 @pytest.fixture(scope='module')
@@ -75,67 +88,25 @@ def experiment(tmp_path_factory) -> Path:
     return file
 
 
-def _run(work_dir: Path, arguments: list[str], prepare: Callable[[], None] | None) -> None:
-    # A process of its own, whose output goes to a file.
-    sys.stdout = sys.stderr = open(work_dir.with_suffix('.out'), 'a', buffering=1)  # noqa: SIM115
-    os.environ.pop('LOCAL_RANK', None)
-    if prepare:
-        prepare()
-    cli_train.main(arguments)
-
-
 def start(experiment, work_dir, *options, resume=False, prepare=None):
-    """Train in a forked process, which spares the imports."""
+    """Start `mmext train`."""
     arguments = [str(experiment), '--work-dir', str(work_dir), *(['--resume'] if resume else [])]
     arguments += ['--cfg-options', *options] if options else []
-    process = multiprocessing.get_context('fork').Process(target=_run, args=(work_dir, arguments, prepare))
-    process.start()
-    return process
+
+    def function():
+        os.environ.pop('LOCAL_RANK', None)
+        cli_train.main(arguments)
+
+    return in_a_process(function, work_dir.with_suffix('.out'), prepare)
 
 
-def train(experiment, work_dir, *options, resume=False, prepare=None):
-    """Train, and return the exit status."""
-    process = start(experiment, work_dir, *options, resume=resume, prepare=prepare)
-    process.join(600)
-    assert process.exitcode is not None, 'the training hangs'
-    return process.exitcode
+def train(*arguments, **options):
+    """Run `mmext train`, and return the exit status."""
+    return status_of(start(*arguments, **options))
 
 
 def output(work_dir):
     return work_dir.with_suffix('.out').read_text()
-
-
-def signal_at(step, iteration, number=signal.SIGKILL):
-    """What makes a process send itself a signal before the hooks of this step in this iteration, counted from 0."""
-
-    def prepare():
-        call_hook = Runner.call_hook
-
-        def call(runner, name, **arguments):
-            if name == step and runner.iter == iteration:
-                os.kill(os.getpid(), number)
-            call_hook(runner, name, **arguments)
-
-        Runner.call_hook = call
-
-    return prepare
-
-
-def kill_in_call(module, name, count):
-    """What makes a process kill itself at a call of a function."""
-
-    def prepare():
-        function = getattr(module, name)
-        calls = iter(range(1, 1000))
-
-        def call(*arguments, **keywords):
-            if next(calls) == count:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **keywords)
-
-        setattr(module, name, call)
-
-    return prepare
 
 
 @pytest.fixture(scope='module')
@@ -184,14 +155,15 @@ def records(work_dir):
     ]
 
 
-def check_equal(work_dir, reference, name='epoch_4.pth', *varying):
-    ours, wanted = load_checkpoint(work_dir / name), load_checkpoint(reference / 'epoch_4.pth')
+def check_equal(work_dir, reference, name='epoch_4.pth', *varying, last='epoch_4.pth', epochs=4):
+    ours, wanted = load_checkpoint(work_dir / name), load_checkpoint(reference / last)
     assert any('focus' in key for key in wanted['state_dict'])
     assert 'message_hub' in wanted and 'ema_state_dict' in wanted and 'param_schedulers' in wanted
     assert differences(ours, wanted, varying=(*VARYING, *varying)) == []
     assert records(work_dir) == records(reference)
-    assert len([record for record in records(reference) if 'loss' in record]) == LAST
-    assert len([record for record in records(reference) if 'loss' not in record]) == 4
+    assert len([record for record in records(reference) if 'loss' in record]) == 4 * epochs
+    scores = [record['total/score'] for record in records(reference) if 'loss' not in record]
+    assert len(set(scores)) == epochs and min(scores) > 0
 
 
 class TestKilled:
@@ -217,3 +189,31 @@ class TestKilled:
         assert train(experiment, work_dir, *PERSISTENT, *BY_ITERATION, resume=True) == 0
         # Saved within the epoch, as its number and the place in it say.
         check_equal(work_dir, reference, 'iter_16.pth', 'epoch', 'keep_ckpt_ids', 'batches')
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(3600)
+    def test_twenty_times_at_random(self, experiment, tmp_path):
+        """At any time: while importing, saving, validating or training, with and without workers."""
+        generator = random.Random(0)
+        longer = ('train_cfg.max_epochs=12', 'param_scheduler.1.end=12', 'param_scheduler.1.T_max=11')
+        plain = tmp_path / 'plain'
+        assert train(experiment, plain, *longer) == 0
+        begin = time.monotonic()
+        work_dir = tmp_path / 'killed'
+        kills = 0
+        while kills < 20:
+            options = generator.choice([(), WORKERS, PERSISTENT])
+            process = start(experiment, work_dir, *longer, *options, resume=True)
+            process.join(generator.uniform(2, 12))
+            if process.exitcode is not None:
+                assert process.exitcode == 0, output(work_dir)
+                # Finished: go on with a new one.
+                check_equal(work_dir, plain, 'epoch_12.pth', last='epoch_12.pth', epochs=12)
+                work_dir = tmp_path / f'killed_{kills}'
+                continue
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+        assert train(experiment, work_dir, *longer, resume=True) == 0
+        check_equal(work_dir, plain, 'epoch_12.pth', last='epoch_12.pth', epochs=12)
+        print(f'20 kills in {time.monotonic() - begin:.0f} s')

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
@@ -50,26 +51,23 @@ class ToyModel(BaseModel):
 
 @METRICS.register_module()
 class ToyMetric(BaseMetric):
-    """A metric that is better each time."""
+    """The sum of all outputs, and a metric that is better each time."""
 
     default_prefix = 'toy'
 
     def process(self, data_batch, data_samples):
-        self.results.append(1)
+        self.results += [output for (output,) in data_samples]
 
     def compute_metrics(self, results):
-        self.rank = getattr(self, 'rank', 0) + 1
-        return dict(acc=self.rank, loss=-self.rank)
+        step = MessageHub.get_current_instance().get_info('iter')
+        return dict(acc=step, loss=-step, sum=sum(results))
 
 
 def toy_runner(work_dir: Path, resume: bool = False, train_cfg: dict | None = None, workers: int = 0, **checkpoint):
     """A runner with mmext's hooks, for three epochs of four iterations, with a validation after each."""
-    loader = dict(
-        dataset=dict(type='ToyNumbers'),
-        batch_size=2,
-        num_workers=workers,
-        sampler=dict(type='DefaultSampler', shuffle=True),
-    )
+    by_epoch = train_cfg is None or train_cfg['by_epoch']
+    sampler = dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True)
+    loader = dict(dataset=dict(type='ToyNumbers'), batch_size=2, num_workers=workers, sampler=sampler)
     config = Config(
         dict(
             work_dir=str(work_dir),

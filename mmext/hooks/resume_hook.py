@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 from mmext.registry import HOOKS
 
 # What a seed is for: two draws from the same numbers must not be equal.
-DATA, MODEL = 0, 1
+DATA, MODEL, VALIDATION = 0, 1, 2
 
 
 def seed_generators(*numbers: int) -> int:
@@ -175,6 +175,9 @@ class ResumeHook(Hook):
         for resize, size in zip(random_resizes(runner.model), self.state.get('input_sizes', ())):
             resize._input_size = size
         if self.state and not self.state['validated'] and self._validation_is_due(runner):
+            # The numbers of the iteration and the epoch that have ended, as after them.
+            runner.message_hub.update_info('iter', runner.iter - 1)
+            runner.message_hub.update_info('epoch', max(runner.epoch - 1, 0))
             runner.val_loop.run()
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -197,7 +200,8 @@ class ResumeHook(Hook):
         torch.manual_seed(seed_generators(runner.seed, MODEL, runner.iter, get_rank()))
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Note that this iteration is validated: checkpoints saved after the validation know."""
+        """Seed what the validation draws, and note for later checkpoints that this iteration is validated."""
+        torch.manual_seed(seed_generators(runner.seed, VALIDATION, runner.iter, get_rank()))
         self.validated_iter = runner.iter
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -1,5 +1,6 @@
 """Save and stop when the job is ended from outside."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -19,16 +20,11 @@ GRACE = 30
 STATUS = 128 + signal.SIGTERM
 
 
-def outlive_sigterm() -> None:
-    """End this process not at SIGTERM but 30 seconds later.
-
-    Slurm signals all processes of a job. The process that saves needs the others until the end of its iteration.
-    """
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
-
-
 class WorkerInit:
-    """What a worker of a data loader does first: what it did before, and outlive SIGTERM.
+    """What a worker of a data loader does first: what it did before, and listen to its parent only.
+
+    Slurm signals all processes of a job. Without its workers the main process could not end its iteration; they end
+    when it does.
 
     Args:
         function: The `worker_init_fn` of the data loader.
@@ -40,7 +36,17 @@ class WorkerInit:
     def __call__(self, worker_id: int) -> None:
         if self.function is not None:
             self.function(worker_id)
-        outlive_sigterm()
+        # Not on macOS, where a signal does not say who sent it.
+        if hasattr(signal, 'sigwaitinfo'):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=_end_for_the_parent, daemon=True).start()
+
+
+def _end_for_the_parent() -> None:
+    """End this process at a SIGTERM of its parent, by which multiprocessing stops what is left at its exit."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 @HOOKS.register_module()
@@ -76,7 +82,8 @@ class TerminationHook(Hook):
         if is_main_process():
             signal.signal(signal.SIGTERM, self._request)
         else:
-            outlive_sigterm()
+            # Rank 0 needs this one until the end of its iteration.
+            signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
     def _request(self, *_: object) -> None:
         self.requested = True
