@@ -6,14 +6,11 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from conftest import load_tool
 from mmengine.evaluator import BaseMetric
-from mmengine.logging import HistoryBuffer
 from mmengine.registry import METRICS
-from toy_training import in_a_process, signal_at, status_of
+from toy_training import VARYING, differences, in_a_process, signal_at, status_of
 
 from mmext.checkpoints import load_checkpoint
 from mmext.cli import train as cli_train
@@ -115,35 +112,6 @@ def reference(experiment):
     work_dir = experiment.parent / 'reference'
     assert train(experiment, work_dir) == 0, output(work_dir)
     return work_dir
-
-
-# The time of day, durations, and the folder.
-VARYING = ('time', 'data_time', 'eta', 'experiment_name', 'cfg', 'last_ckpt')
-
-
-def differences(a, b, place='', varying=VARYING):
-    """The places at which two checkpoints differ; tensors bit by bit."""
-    if place.split('/')[-1] in varying:
-        return []
-    if type(a) is not type(b):
-        return [place]
-    if isinstance(a, HistoryBuffer):
-        a, b = a.data, b.data
-    if isinstance(a, dict):
-        if list(a) != list(b):
-            return [f'{place}: {set(a) ^ set(b)}']
-        return [each for key in a for each in differences(a[key], b[key], f'{place}/{key}', varying)]
-    if isinstance(a, (list, tuple)):
-        if len(a) != len(b):
-            return [place]
-        return [each for i in range(len(a)) for each in differences(a[i], b[i], f'{place}/{i}', varying)]
-    if isinstance(a, torch.Tensor):
-        equal = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
-    elif isinstance(a, np.ndarray):
-        equal = a.dtype == b.dtype and np.array_equal(a, b)
-    else:
-        equal = a == b
-    return [] if equal else [place]
 
 
 def records(work_dir):

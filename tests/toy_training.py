@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
-from mmengine.logging import MessageHub
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
@@ -63,11 +64,31 @@ class ToyMetric(BaseMetric):
         return dict(acc=step, loss=-step, sum=sum(results))
 
 
-def toy_runner(work_dir: Path, resume: bool = False, train_cfg: dict | None = None, workers: int = 0, **checkpoint):
-    """A runner with mmext's hooks, for three epochs of four iterations, with a validation after each."""
+def toy_runner(
+    work_dir: Path,
+    resume: bool = False,
+    train_cfg: dict | None = None,
+    workers: int = 0,
+    batch_size: int = 2,
+    accumulative_counts: int = 1,
+    seed: int | None = 3,
+    **checkpoint: object,
+) -> Runner:
+    """A runner with mmext's hooks, for three epochs of four iterations, with a validation after each.
+
+    Args:
+        work_dir: The folder of the training.
+        resume: Resume from the newest checkpoint.
+        train_cfg: The training loop.
+        workers: The number of workers of the training data.
+        batch_size: The size of a batch; with 2, an epoch has :data:`LENGTH` iterations.
+        accumulative_counts: The number of iterations for a step of the optimizer.
+        seed: The seed of the training.
+        **checkpoint: Arguments of the checkpoint hook.
+    """
     by_epoch = train_cfg is None or train_cfg['by_epoch']
     sampler = dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True)
-    loader = dict(dataset=dict(type='ToyNumbers'), batch_size=2, num_workers=workers, sampler=sampler)
+    loader = dict(dataset=dict(type='ToyNumbers'), batch_size=batch_size, num_workers=workers, sampler=sampler)
     config = Config(
         dict(
             work_dir=str(work_dir),
@@ -76,10 +97,12 @@ def toy_runner(work_dir: Path, resume: bool = False, train_cfg: dict | None = No
             val_cfg=dict(),
             val_dataloader=dict(loader, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)),
             val_evaluator=dict(type='ToyMetric'),
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
+            optim_wrapper=dict(
+                optimizer=dict(type='SGD', lr=0.01, momentum=0.9), accumulative_counts=accumulative_counts
+            ),
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', **{'interval': 1, **checkpoint})),
             custom_hooks=[dict(type='EMAHook')],
-            randomness=dict(seed=3),
+            randomness=dict(seed=seed),
             experiment_name=str(work_dir),
             resume=resume,
             # None: a scope would stay for the tests that follow.
@@ -146,3 +169,32 @@ def kill_in(owner: object, name: str, *words: str) -> Callable[[], None]:
         setattr(owner, name, call)
 
     return prepare
+
+
+# The time of day, durations, and the folder.
+VARYING = ('time', 'data_time', 'eta', 'experiment_name', 'cfg', 'last_ckpt')
+
+
+def differences(a, b, place='', varying=VARYING):
+    """The places at which two checkpoints differ; tensors bit by bit."""
+    if place.split('/')[-1] in varying:
+        return []
+    if type(a) is not type(b):
+        return [place]
+    if isinstance(a, HistoryBuffer):
+        a, b = a.data, b.data
+    if isinstance(a, dict):
+        if set(a) != set(b):
+            return [f'{place}: {set(a) ^ set(b)}']
+        return [each for key in a for each in differences(a[key], b[key], f'{place}/{key}', varying)]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [place]
+        return [each for i in range(len(a)) for each in differences(a[i], b[i], f'{place}/{i}', varying)]
+    if isinstance(a, torch.Tensor):
+        equal = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+    elif isinstance(a, np.ndarray):
+        equal = a.dtype == b.dtype and np.array_equal(a, b)
+    else:
+        equal = a == b
+    return [] if equal else [place]

@@ -174,11 +174,12 @@ class ResumeHook(Hook):
         loader.dataset.__getitems__ = SeededSamples(loader.dataset)
         for resize, size in zip(random_resizes(runner.model), self.state.get('input_sizes', ())):
             resize._input_size = size
-        if self.state and not self.state['validated'] and self._validation_is_due(runner):
-            # The numbers of the iteration and the epoch that have ended, as after them.
+        if self.state:
+            # Until the next one begins, the iteration that has ended, as in a validation after it.
             runner.message_hub.update_info('iter', runner.iter - 1)
-            runner.message_hub.update_info('epoch', max(runner.epoch - 1, 0))
-            runner.val_loop.run()
+            if not self.state['validated'] and self._validation_is_due(runner):
+                runner.message_hub.update_info('epoch', max(runner.epoch - 1, 0))
+                runner.val_loop.run()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Begin the epoch, or the rest of it."""
