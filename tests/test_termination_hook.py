@@ -8,7 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from toy_training import ToyNumbers, in_a_process, signal_at, status_of, toy_runner
+from toy_training import ToyNumbers, differences, in_a_process, signal_at, status_of, toy_runner
 
 from mmext.checkpoints import load_checkpoint
 from mmext.hooks.termination_hook import STATUS, TerminationHook, WorkerInit
