@@ -130,7 +130,7 @@ def _explain(name: str, error: Exception) -> str:
             f'numbers, strings, and the logs of mmengine. {REMEDY}'
         )
     if isinstance(error, pickle.UnpicklingError):
-        reason = str(error).split('WeightsUnpickler error: ')[-1].splitlines()[0]
+        reason = str(error).split('WeightsUnpickler error: ')[-1].strip().splitlines()[0]
         return f'{name} was not loaded: its pickle does more than list data ({reason}). {REMEDY}'
     if isinstance(error, zipfile.BadZipFile):
         return f'{name} was not loaded: it is cut off, or was not written to its end ({error})'
@@ -170,17 +170,13 @@ class _Unpickler(pickle._Unpickler):
         self._check(self.stack[-2], 'a call')
         super().load_reduce()
 
-    def load_newobj(self) -> None:
-        self._check(self.stack[-2], 'a new object')
-        super().load_newobj()
-
     def load_build(self) -> None:
         kind = type(self.stack[-2])
         if kind not in (torch.Tensor, torch.nn.Parameter, OrderedDict, Array):
             self._check(kind, 'a state')
         super().load_build()
 
-    dispatch.update({pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj, pickle.BUILD[0]: load_build})
+    dispatch.update({pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build})
 
 
 _PICKLE = SimpleNamespace(

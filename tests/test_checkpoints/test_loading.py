@@ -56,6 +56,9 @@ class Call:
     def __reduce__(self):
         return self.function, self.arguments
 
+    def __call__(self):
+        """For pickle, which lets only what can be called be called."""
+
 
 class Getattr(Call):
     """Bare `getattr` is on mmengine's list, and climbs from any class to `os.system`."""
@@ -101,6 +104,7 @@ HOSTILE = {
     'an import': (lambda canary: Call(__import__, 'antigravity'), '__import__'),
     'bare getattr': (Getattr, 'getattr'),
     'getattr of a HistoryBuffer': (lambda canary: Call(getattr, HistoryBuffer, '__init__'), 'getattr'),
+    'a call of a statistic': (lambda canary: Call(Call(getattr, HistoryBuffer, 'mean'), 'text'), 'HistoryBuffer'),
     'a storage as bytes': (nested, '_load_from_bytes'),
     'an array of pointers': (lambda canary: dtype_with_pointers(), 'numpy.dtype'),
     'a path': (lambda canary: canary, 'Path'),
@@ -181,6 +185,21 @@ class TestHostile:
         path = rewrite(save(checkpoint(), tmp_path / 'genuine.pth'), tmp_path / 'hostile.pth', change)
         with pytest.raises(CheckpointError):
             load_checkpoint(path)
+
+    def test_a_state_for_a_function(self, tmp_path):
+        """It would change the function for the whole process."""
+
+        def change(name, content):
+            return (
+                b'\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb.'
+                if 'data.pkl' in name
+                else content
+            )
+
+        path = rewrite(save(checkpoint(), tmp_path / 'genuine.pth'), tmp_path / 'hostile.pth', change)
+        with pytest.raises(CheckpointError, match='--trust-checkpoint'):
+            load_checkpoint(path)
+        assert not vars(torch._utils._rebuild_tensor_v2)
 
     def test_a_pickle_in_a_tensor_stays_bytes(self, canary, tmp_path):
         content = pickle.dumps(Call(os.mkdir, str(canary)))
