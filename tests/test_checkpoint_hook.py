@@ -115,6 +115,11 @@ def test_several_best_checkpoints(work_dir):
     ]
 
 
+def test_a_best_checkpoint_that_stays_the_best_for_a_while(work_dir):
+    toy_runner(work_dir, save_best='toy/jump', rule='greater').train()
+    assert [name for name in names(work_dir) if 'best' in name] == ['best_toy_jump_epoch_3.pth']
+
+
 def test_deletes_nothing_elsewhere(work_dir, tmp_path):
     """mmengine deletes the file or the folder that a checkpoint names as its best."""
     precious = tmp_path / 'precious'

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from types import SimpleNamespace
 
@@ -19,6 +20,18 @@ def train(work_dir, *signals, resume=False, **options):
     prepare = signal_at(*signals, signal.SIGTERM) if signals else None
     output = work_dir.with_suffix('.out')
     return status_of(in_a_process(lambda: toy_runner(work_dir, resume, **options).train(), output, prepare))
+
+
+@pytest.fixture
+def free_port():
+    """What finds a port that nobody uses."""
+
+    def find():
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            return probe.getsockname()[1]
+
+    return find
 
 
 def names(work_dir):
@@ -95,6 +108,40 @@ def test_a_signal_to_the_whole_group(plain, tmp_path, monkeypatch):
     assert 'Traceback' not in work_dir.with_suffix('.out').read_text()
     assert train(work_dir, resume=True, workers=2) == 0
     assert differences(load_checkpoint(work_dir / 'epoch_3.pth'), plain) == []
+
+
+def train_two_ranks(work_dir, port, signal_of=None, **options):
+    """Train with two ranks, and return their exit statuses."""
+
+    def prepare(rank):
+        os.environ.update(
+            TOY_LAUNCHER='pytorch', RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1'
+        )
+        os.environ['MASTER_PORT'] = str(port)
+        if signal_of:
+            signal_at(*signal_of, signal.SIGTERM)()
+
+    processes = [
+        in_a_process(
+            lambda: toy_runner(work_dir, **options).train(),
+            work_dir.with_name(f'{work_dir.name}_{rank}.out'),
+            lambda rank=rank: prepare(rank),
+        )
+        for rank in range(2)
+    ]
+    return [status_of(process, 120) for process in processes]
+
+
+@pytest.mark.timeout(400)
+def test_two_ranks(tmp_path, free_port):
+    """Rank 0 saves; the other neither dies before it nor waits for it for ever."""
+    run, whole = tmp_path / 'run', tmp_path / 'plain'
+    assert train_two_ranks(whole, free_port(), batch_size=1) == [0, 0]
+    first, second = train_two_ranks(run, free_port(), ('before_train_iter', 5), batch_size=1)
+    assert first == STATUS and second != 0
+    assert names(run) == ['epoch_1.pth', 'iter_6.pth']
+    assert train_two_ranks(run, free_port(), batch_size=1, resume=True) == [0, 0]
+    assert differences(*(load_checkpoint(path / 'epoch_3.pth') for path in (run, whole))) == []
 
 
 def test_a_worker_ends_when_its_parent_says_so(tmp_path):

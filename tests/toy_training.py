@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from mmext.checkpoints import newest_checkpoint, register_loaders
-from mmext.cli.common import make_resumable, one_message
+from mmext.cli.common import build_runner, make_resumable, one_message
 
 # Iterations of an epoch.
 LENGTH = 4
@@ -52,7 +52,7 @@ class ToyModel(BaseModel):
 
 @METRICS.register_module()
 class ToyMetric(BaseMetric):
-    """The sum of all outputs, and a metric that is better each time."""
+    """The sum of all outputs, a metric that is better each time, and one that is worse after the second epoch."""
 
     default_prefix = 'toy'
 
@@ -61,7 +61,7 @@ class ToyMetric(BaseMetric):
 
     def compute_metrics(self, results):
         step = MessageHub.get_current_instance().get_info('iter')
-        return dict(acc=step, loss=-step, sum=sum(results))
+        return dict(acc=step, loss=-step, jump=(1, 0, 2)[step // LENGTH], sum=sum(results))
 
 
 def toy_runner(
@@ -105,6 +105,7 @@ def toy_runner(
             randomness=dict(seed=seed),
             experiment_name=str(work_dir),
             resume=resume,
+            launcher=os.environ.get('TOY_LAUNCHER', 'none'),
             # None: a scope would stay for the tests that follow.
             default_scope=None,
         )
@@ -114,7 +115,7 @@ def toy_runner(
     if resume:
         register_loaders()
         config.load_from = str(newest_checkpoint(work_dir))
-    return Runner.from_cfg(config)
+    return build_runner(config)
 
 
 def in_a_process(function: Callable[[], None], output: Path, prepare: Callable[[], None] | None = None):

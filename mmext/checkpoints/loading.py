@@ -145,9 +145,6 @@ class _Unpickler(pickle._Unpickler):
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)
-    # Further ways to name or make an object, which torch never writes.
-    for code in (pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEWOBJ_EX, pickle.PERSID):
-        del dispatch[code[0]]
 
     def __init__(self, *args: object, **kwargs: object):
         super().__init__(*args, **kwargs)

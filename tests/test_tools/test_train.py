@@ -6,6 +6,7 @@ import socket
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, run
 from mmengine.config import Config
 
@@ -88,6 +89,45 @@ def test_resumes(trained, experiment):
     assert 'resumed epoch: 1, iter: 2' in result.stdout + result.stderr
     assert (work_dir / 'epoch_2.pth').is_file()
     assert [record['step'] for record in scalars(work_dir) if 'loss' in record] == [1, 2, 3, 4]
+
+
+class Call:
+    """An object whose pickle makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+class TestCheckpointsThatRunCode:
+    @pytest.fixture
+    def hostile(self, trained, tmp_path):
+        content = torch.load(trained[0] / 'epoch_1.pth', weights_only=False)
+        torch.save({**content, 'message_hub': Call(tmp_path / 'canary')}, tmp_path / 'hostile.pth')
+        return tmp_path / 'hostile.pth'
+
+    @pytest.mark.parametrize('way', ['resume', 'load_from', 'init_cfg', 'test'])
+    def test_are_refused(self, way, hostile, experiment, tmp_path):
+        os.environ.pop('LOCAL_RANK', None)
+        pretrained = ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={hostile}']
+        arguments = {
+            'resume': ['--resume', str(hostile)],
+            'load_from': ['--cfg-options', f'load_from={hostile}'],
+            'init_cfg': ['--cfg-options', *pretrained],
+            'test': [str(hostile)],
+        }[way]
+        main = (cli_test if way == 'test' else cli_train).main
+        with pytest.raises(SystemExit, match=r'^error: .*hostile\.pth was not loaded: it holds .*mkdir') as error:
+            main([str(experiment), '--work-dir', str(tmp_path / 'run'), *arguments])
+        assert '--trust-checkpoint' in str(error.value)
+        assert not (tmp_path / 'canary').exists()
+
+    def test_run_if_they_are_trusted(self, hostile, experiment, tmp_path):
+        arguments = (experiment, hostile, '--work-dir', tmp_path / 'run', '--trust-checkpoint')
+        assert 'AP50' in run(sys.executable, TEST, *arguments).stdout
+        assert (tmp_path / 'canary').is_dir()
 
 
 @pytest.mark.parametrize('tta', [False, True])
