@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import BatchSampler, DataLoader
 from toy_training import LENGTH, VARYING, ToyNumbers, differences, in_a_process, signal_at, status_of, toy_runner
 
@@ -59,6 +60,29 @@ def test_killed(way, kill, workers, plain, tmp_path):
     assert train(work_dir, resume=True, workers=workers, **options) == 0
     ours, wanted = load_checkpoint(work_dir / last), load_checkpoint(plain / way / last)
     assert differences(ours, wanted, varying=(*VARYING, 'best_ckpt')) == []
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_loop_that_draws_before_it_starts(workers, plain, tmp_path):
+    """mmengine's loop by iterations before 0.10.12."""
+
+    def prepare():
+        build = IterBasedTrainLoop.__init__
+
+        def init(loop, *arguments, **keywords):
+            build(loop, *arguments, **keywords)
+            loop.dataloader_iterator._iterator = iter(loop.dataloader)
+
+        IterBasedTrainLoop.__init__ = init
+
+    options, last = WAYS['loop by iterations']
+    work_dir = tmp_path / 'run'
+    process = in_a_process(
+        lambda: toy_runner(work_dir, workers=workers, **options).train(), work_dir.with_suffix('.out'), prepare
+    )
+    assert status_of(process) == 0
+    ours, wanted = load_checkpoint(work_dir / last), load_checkpoint(plain / 'loop by iterations' / last)
+    assert differences(ours, wanted) == []
 
 
 def test_without_a_seed_in_the_config(tmp_path):

@@ -104,9 +104,10 @@ def add_hook(config: Config, kind: str, **arguments: object) -> None:
 
 def make_resumable(config: Config) -> None:
     """Put mmext's checkpoint hook and training loop in the place of mmengine's, and add the hooks for resuming."""
-    hooks = config.setdefault('default_hooks', {})
+    config.setdefault('default_hooks', {})
+    config.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    checkpoint = config.default_hooks.checkpoint
     # None: the config wants no checkpoints.
-    checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
     if checkpoint is not None and checkpoint['type'] in ('CheckpointHook', CheckpointHook):
         checkpoint['type'] = 'mmext.CheckpointHook'
     loop = config.train_cfg

@@ -54,15 +54,10 @@ def apply(args: argparse.Namespace, config: Config) -> None:
         config.auto_scale_lr.enable = True
     if args.resume:
         config.resume = True
-        config.load_from = find_checkpoint(args, config.work_dir)
-
-
-def find_checkpoint(args: argparse.Namespace, work_dir: str) -> str | None:
-    """The checkpoint that `--resume` means."""
-    if args.resume != 'auto':
-        return check_file(args.resume, 'checkpoint')
-    newest = newest_checkpoint(work_dir, args.trust_checkpoint)
-    return newest and str(newest)
+        config.load_from = None if args.resume == 'auto' else check_file(args.resume, 'checkpoint')
+    if config.get('resume') and not config.get('load_from'):
+        newest = newest_checkpoint(config.work_dir, args.trust_checkpoint)
+        config.load_from = newest and str(newest)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,8 @@
 """Save checkpoints so that one that loads always exists."""
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -147,18 +149,13 @@ class CheckpointHook(BaseCheckpointHook):
             self.file_backend.rmtree(path)
 
 
-class _one_message:  # noqa: N801
+@contextmanager
+def _one_message(path: str) -> Iterator[None]:
     """Turn an OSError of a save into a CheckpointError that says what to do."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise CheckpointError(
-                f'cannot save the checkpoint {self.path}: {error.strerror or error}. The earlier checkpoints are '
-                'intact: free space or choose another folder, and continue with --resume'
-            ) from error
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f'cannot save the checkpoint {path}: {error.strerror or error}. The earlier checkpoints are intact: free '
+            'space or choose another folder, and continue with --resume'
+        ) from error

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -109,10 +110,13 @@ class SeededSamples:
 
 
 def random_resizes(model: nn.Module) -> list[nn.Module]:
-    """The modules that resize batches to a random size, which they keep for some iterations."""
-    from mmdet.models.data_preprocessors import BatchSyncRandomResize
-
-    return [module for module in model.modules() if isinstance(module, BatchSyncRandomResize)]
+    """mmdet's modules that resize batches to a random size, which they keep for some iterations."""
+    # By name: the hook also serves projects that have no mmdet.
+    return [
+        module
+        for module in model.modules()
+        if any(kind.__name__ == 'BatchSyncRandomResize' for kind in type(module).__mro__)
+    ]
 
 
 @HOOKS.register_module()
@@ -190,6 +194,11 @@ class ResumeHook(Hook):
             # This loop finds the place itself: with such a sampler without drawing batches.
             jumps = hasattr(loader.sampler, 'skip')
             self.batches.begin(runner.epoch, drawn=runner.iter * loader.batch_size if jumps else 0)
+            if getattr(loop.dataloader_iterator, '_iterator', None) is not None:
+                # Before 0.10.12 it began to draw when it was built.
+                if isinstance(loader.sampler, InfiniteSampler):
+                    loader.sampler.indices = loader.sampler._indices_of_rank()
+                loop.dataloader_iterator._iterator = iter(loader)
             return
         skip = self._batches_done(len(loader))
         self.epoch, self.first_iter = runner.epoch, runner.iter - skip
