@@ -26,6 +26,7 @@ _HAS_MMDET = bool(find_spec('mmdet'))
 MODELS = _child(root.MODELS, 'mmext.losses', *(['mmext.heads'] if _HAS_MMDET else []))
 HOOKS = _child(root.HOOKS, 'mmext.hooks')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmext.optim')
+LOOPS = _child(root.LOOPS, 'mmext.loops')
 TASK_UTILS = _child(root.TASK_UTILS, *(['mmext.assigners'] if _HAS_MMDET else []))
 
 # Nothing of mmext's own yet, but dicts in its configs carry the scope, and mmengine warns where
@@ -33,7 +34,6 @@ TASK_UTILS = _child(root.TASK_UTILS, *(['mmext.assigners'] if _HAS_MMDET else []
 DATASETS = _child(root.DATASETS)
 DATA_SAMPLERS = _child(root.DATA_SAMPLERS)
 EVALUATOR = _child(root.EVALUATOR)
-LOOPS = _child(root.LOOPS)
 METRICS = _child(root.METRICS)
 OPTIMIZERS = _child(root.OPTIMIZERS)
 OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS)

@@ -54,12 +54,13 @@ def check_hooks(model: nn.Module, dataset: object, hooks: Sequence[Hook]) -> Non
 
 
 def check_checkpoints(hooks: Sequence[Hook]) -> None:
-    """Warn of `max_keep_ckpts=1`, with which the old checkpoint is deleted before the new one is written."""
+    """Warn if mmengine's CheckpointHook has `max_keep_ckpts=1`: it deletes the old checkpoint first."""
     for hook in hooks:
-        if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts == 1:
+        if type(hook) is CheckpointHook and hook.max_keep_ckpts == 1:
             print_log(
                 'default_hooks.checkpoint has max_keep_ckpts=1: the old checkpoint is deleted before the new one is '
-                'written, so a run that is killed in between leaves none. Set max_keep_ckpts=2 or more',
+                "written, so a run that is killed in between leaves none. Set type='mmext.CheckpointHook', or "
+                'max_keep_ckpts=2 or more',
                 logger='current',
                 level=logging.WARNING,
             )

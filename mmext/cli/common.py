@@ -1,16 +1,21 @@
 """Arguments, config and runner, shared by the commands."""
 
 import argparse
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
-from mmengine.runner import Runner
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 import mmext
+from mmext.checkpoints import CheckpointError, register_loaders
 
 from .check import check_file, check_stack, check_types
 
@@ -38,13 +43,18 @@ def parser(description: str, *examples: str) -> argparse.ArgumentParser:
     arguments.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher'
     )
+    arguments.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load checkpoints that hold more than data, which can run any code: only files of people you trust',
+    )
     # torch.distributed.launch passes --local-rank; torchrun sets LOCAL_RANK.
     arguments.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return arguments
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config, and apply the arguments of :func:`parser` to it.
+    """Read the config, and apply the arguments of :func:`parser` to it and to the loading of checkpoints.
 
     Raises:
         ModuleNotFoundError: If the OpenMMLab stack is not installed, or mmcv lacks its operators.
@@ -52,6 +62,7 @@ def load_config(args: argparse.Namespace) -> Config:
         ValueError: If the config names a type or an argument that mmext does not have.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    register_loaders(args.trust_checkpoint)
     config = read_config(args.config)
     config.launcher = args.launcher
     if args.cfg_options:
@@ -89,6 +100,44 @@ def add_hook(config: Config, kind: str, **arguments: object) -> None:
     given = next((hook for hook in hooks if hook['type'] == kind), dict(type=kind))
     given.update(arguments)
     config.custom_hooks = [*(hook for hook in hooks if hook is not given), given]
+
+
+def make_resumable(config: Config) -> None:
+    """Put mmext's checkpoint hook and training loop in the place of mmengine's, and add the hooks for resuming."""
+    config.setdefault('default_hooks', {})
+    config.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    checkpoint = config.default_hooks.checkpoint
+    # None: the config wants no checkpoints.
+    if checkpoint is not None and checkpoint['type'] in ('CheckpointHook', CheckpointHook):
+        checkpoint['type'] = 'mmext.CheckpointHook'
+    loop = config.train_cfg
+    kind = loop.get('type', 'EpochBasedTrainLoop' if loop.get('by_epoch', True) else 'IterBasedTrainLoop')
+    if kind in ('EpochBasedTrainLoop', EpochBasedTrainLoop):
+        loop.pop('by_epoch', None)
+        loop['type'] = 'mmext.EpochBasedTrainLoop'
+    for kind in ('mmext.ResumeHook', 'mmext.TerminationHook'):
+        add_hook(config, kind)
+
+
+@contextmanager
+def one_message(work_dir: str) -> Iterator[None]:
+    """End the command with one message and status 1 for a checkpoint that is refused, or a disk that takes no more.
+
+    Args:
+        work_dir: What the message names if the error does not name a file.
+    """
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+    try:
+        yield
+    except CheckpointError as error:
+        raise SystemExit(f'error: {error}') from error
+    except OSError as error:
+        if error.errno not in full:
+            raise
+        raise SystemExit(
+            f'error: cannot write to {error.filename or work_dir}: {error.strerror}. The checkpoints are intact: free '
+            'space or choose another folder, and continue with --resume'
+        ) from error
 
 
 def build_runner(config: Config) -> Runner:

@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
 from .check import check_file
-from .common import add_hook, build_runner, load_config, parser
+from .common import add_hook, build_runner, load_config, one_message, parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -80,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         add_tta(config)
     add_hook(config, 'mmext.CheckHook')
     add_hook(config, 'mmext.ReportHook', show_dir=args.show_dir)
-    runner = build_runner(config)
-    if args.out:
-        from mmdet.evaluation import DumpDetResults
+    with one_message(config.work_dir):
+        runner = build_runner(config)
+        if args.out:
+            from mmdet.evaluation import DumpDetResults
 
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    runner.test()
+            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test()

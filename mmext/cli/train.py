@@ -7,8 +7,10 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
+from mmext.checkpoints import newest_checkpoint
+
 from .check import check_file
-from .common import add_hook, build_runner, load_config, parser
+from .common import add_hook, build_runner, load_config, make_resumable, one_message, parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -25,7 +27,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='resume from this checkpoint; without a value, from the latest in the work dir',
+        help='resume from this checkpoint; without a value, from the newest in the work dir that loads, or from the '
+        'start if there is none',
     )
     return arguments.parse_args(argv)
 
@@ -36,6 +39,7 @@ def apply(args: argparse.Namespace, config: Config) -> None:
     Raises:
         ValueError: For `--amp` in float16 on a CPU, or `--auto-scale-lr` without a base batch size.
         FileNotFoundError: If the checkpoint of `--resume` does not exist.
+        CheckpointError: If there are checkpoints to resume from, and none loads.
     """
     if args.amp:
         use_amp(config.optim_wrapper)
@@ -49,6 +53,9 @@ def apply(args: argparse.Namespace, config: Config) -> None:
     if args.resume:
         config.resume = True
         config.load_from = None if args.resume == 'auto' else check_file(args.resume, 'checkpoint')
+    if config.get('resume') and not config.get('load_from'):
+        newest = newest_checkpoint(config.work_dir, args.trust_checkpoint)
+        config.load_from = newest and str(newest)
 
 
 def use_amp(optim_wrapper: dict) -> None:
@@ -74,8 +81,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train and evaluate, and write log, checkpoints, curves and pictures to the work dir."""
     args = parse_args(argv)
     config = load_config(args)
-    apply(args, config)
-    init_default_scope(config.get('default_scope', 'mmdet'))
-    for hook in ('mmext.CheckHook', 'mmext.ReportHook'):
-        add_hook(config, hook)
-    build_runner(config).train()
+    with one_message(config.work_dir):
+        apply(args, config)
+        init_default_scope(config.get('default_scope', 'mmdet'))
+        for hook in ('mmext.CheckHook', 'mmext.ReportHook'):
+            add_hook(config, hook)
+        make_resumable(config)
+        build_runner(config).train()

@@ -1,10 +1,11 @@
 """The plan of a comparison, and the files of its runs."""
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from mmext.checkpoints import write_atomically
 
 FORMAT = 1
 PLAN_FILE, RESULT_FILE, CONFIG_FILE = 'comparison.json', 'result.json', 'config.py'
@@ -140,12 +141,7 @@ class Run:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file at once: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with temporary.open('w') as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomically(path, json.dumps(value, indent=1).encode())
 
 
 def read_json(path: Path, keys: Iterable[str]) -> dict:

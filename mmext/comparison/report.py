@@ -5,13 +5,14 @@ import dataclasses
 import io
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+from mmext.checkpoints import write_atomically
 
 from .analysis import Analysis, analyze, p_value, signed, spoken
 from .page import render
@@ -96,17 +97,10 @@ def write_report(folder: str | Path, resamples: int = RESAMPLES) -> Report:
     folder = Path(folder)
     analysis = analyze(load_results(folder), resamples)
     report = Report(analysis, folder / 'report.html', folder / 'report.csv', folder / 'report.json')
-    _write(report.html, render(analysis))
-    _write(report.csv, as_csv(analysis))
-    _write(report.json, json.dumps(as_record(analysis), indent=1, allow_nan=False, ensure_ascii=False) + '\n')
+    record = json.dumps(as_record(analysis), indent=1, allow_nan=False, ensure_ascii=False) + '\n'
+    for path, text in ((report.html, render(analysis)), (report.csv, as_csv(analysis)), (report.json, record)):
+        write_atomically(path, text.encode())
     return report
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file at once, so that nobody reads half of it."""
-    draft = path.with_name(f'{path.name}.{os.getpid()}')
-    draft.write_text(text, encoding='utf-8')
-    draft.replace(path)
 
 
 def terminal_table(analysis: Analysis, metric: str = 'AP') -> Table:

@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from platform import machine, python_version
 
-import numpy as np
 import torch
 from filelock import FileLock
 from mmdet.registry import MODELS
@@ -15,11 +14,12 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint, set_random_seed
+from mmengine.runner import Runner, set_random_seed
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmext.cli.common import add_hook, build_runner
+from mmext.checkpoints import newest_checkpoint, register_loaders
+from mmext.cli.common import add_hook, build_runner, make_resumable
 from mmext.hooks.report_hook import read_scalars
 
 from .conditions import code_hash, config_hash, data_hash
@@ -67,20 +67,6 @@ class DetectionsHook(Hook):
                 )
 
 
-class EpochSeedHook(Hook):
-    """Seeds all random generators of the process at each epoch, from the run's seed, the epoch and the rank.
-
-    An epoch's augmentation then depends neither on the model, nor on whether the run was interrupted before it.
-    """
-
-    priority = 'VERY_HIGH'
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Seed the generators."""
-        sequence = np.random.SeedSequence([runner.seed, runner.epoch, runner.rank])
-        set_random_seed(int(sequence.generate_state(1)[0]))
-
-
 def train(folder: str, name: str, seed: int) -> None:
     """Train a variant with a seed, resume it if it was interrupted, and write its result.
 
@@ -102,18 +88,15 @@ def _train(run: Run, plan: Plan) -> dict:
     start = time.monotonic()
     config = run_config(run)
     init_default_scope(config.get('default_scope', 'mmdet'))
-    latest = find_latest_checkpoint(str(run.work_dir))
+    register_loaders()
+    latest = newest_checkpoint(run.work_dir)
     if latest:
-        config.update(resume=True, load_from=None)
+        config.update(resume=True, load_from=str(latest))
     runner = build_runner(config)
     share_initial_weights(runner.model, run, plan)
     hook = DetectionsHook()
-    runner.register_hook(EpochSeedHook())
     runner.register_hook(hook)
     runner.train()
-    if hook.detections is None:
-        # It was interrupted between its last epoch and its last evaluation.
-        runner.val_loop.run()
     return result(run, plan, runner, hook.detections, seconds=time.monotonic() - start, resumed=bool(latest))
 
 
@@ -132,6 +115,7 @@ def run_config(run: Run) -> Config:
     if checkpoint.get('by_epoch', True):
         checkpoint.interval = 1
     add_hook(config, 'mmext.CheckHook')
+    make_resumable(config)
     return config
 
 

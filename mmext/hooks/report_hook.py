@@ -144,7 +144,8 @@ def read_scalars(log_dir: Path, resumed: bool) -> list[dict]:
     # The first step of the runs read so far, for training (True) and evaluation (False): earlier runs end there.
     first = {True: float('inf'), False: float('inf')}
     for file in reversed([file for file in files if file.is_file()]):
-        run = [json.loads(line) for line in file.read_text().splitlines()]
+        # A run that was killed may have left half a line at the end.
+        run = [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith('\n')]
         run = [record for record in run if record['step'] < first['loss' in record]]
         for record in run:
             first['loss' in record] = min(first['loss' in record], record['step'])

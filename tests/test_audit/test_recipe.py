@@ -10,6 +10,7 @@ from torch import nn
 
 from mmext.audit import check_checkpoints, check_hooks, recipe
 from mmext.hooks import CheckHook
+from mmext.hooks import CheckpointHook as SafeCheckpointHook
 
 MOSAIC = SimpleNamespace(update_skip_type_keys=None)
 PLAIN = SimpleNamespace()
@@ -71,4 +72,9 @@ def test_other_heads_have_a_recipe_of_their_own(warnings):
 @pytest.mark.parametrize('number, warns', [(1, True), (2, False), (-1, False)])
 def test_warns_of_a_single_checkpoint(number, warns, warnings):
     check_checkpoints([CheckHook(), CheckpointHook(max_keep_ckpts=number)])
-    assert ['Set max_keep_ckpts=2' in message for message in warnings] == [True] * warns
+    assert ["Set type='mmext.CheckpointHook'" in message for message in warnings] == [True] * warns
+
+
+def test_one_checkpoint_is_enough_for_the_hook_that_deletes_last(warnings):
+    check_checkpoints([SafeCheckpointHook(max_keep_ckpts=1)])
+    assert not warnings

@@ -37,6 +37,17 @@ def test_scalars_of_a_resumed_run(tmp_path):
     assert read_scalars(tmp_path / 'none', resumed=False) == []
 
 
+def test_scalars_of_a_killed_run(tmp_path):
+    for name, text in (
+        ('1_killed', '{"step": 1, "loss": 2.5}\n{"step": 2, "lo'),
+        ('2_resumed', '{"step": 2, "loss": 1}\n'),
+    ):
+        folder = tmp_path / name / 'vis_data'
+        folder.mkdir(parents=True)
+        (folder / 'scalars.json').write_text(text)
+    assert [record['loss'] for record in read_scalars(tmp_path / '2_resumed', resumed=True)] == [2.5, 1]
+
+
 def test_scalars_of_an_abandoned_run_are_left_out(tmp_path):
     for name, steps in (('1_abandoned', range(1, 6)), ('2_afresh', range(1, 3)), ('3_resumed', range(3, 5))):
         folder = tmp_path / name / 'vis_data'

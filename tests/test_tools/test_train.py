@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, run
 from mmengine.config import Config
 
+from mmext.cli import common
 from mmext.cli import test as cli_test
 from mmext.cli import train as cli_train
 from mmext.cli.main import main as command
@@ -99,6 +102,72 @@ def test_resumes(trained, experiment):
     assert 'resumed epoch: 1, iter: 2' in result.stdout + result.stderr
     assert (work_dir / 'epoch_2.pth').is_file()
     assert [record['step'] for record in scalars(work_dir) if 'loss' in record] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize('arguments', [['--resume'], ['--cfg-options', 'resume=True']])
+def test_resumes_from_the_newest_that_loads(arguments, trained, experiment, tmp_path, monkeypatch):
+    """With `--resume` and with a config that says so."""
+    shutil.copy(trained[0] / 'epoch_1.pth', tmp_path)
+    (tmp_path / 'epoch_2.pth').write_bytes(b'PK\x03\x04')
+    found = []
+    monkeypatch.setattr(cli_train, 'build_runner', lambda config: found.append(config) or SimpleNamespace(train=list))
+    cli_train.main([str(experiment), '--work-dir', str(tmp_path), *arguments])
+    assert found[0].resume is True and found[0].load_from == str(tmp_path / 'epoch_1.pth')
+
+
+def test_makes_any_training_resumable():
+    """Also one that leaves the hook and the loop to mmengine, and not one that wants no checkpoints."""
+    config = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=1)))
+    common.make_resumable(config)
+    assert config.train_cfg == dict(type='mmext.EpochBasedTrainLoop', max_epochs=1)
+    assert config.default_hooks.checkpoint.type == 'mmext.CheckpointHook'
+    assert [hook['type'] for hook in config.custom_hooks] == ['mmext.ResumeHook', 'mmext.TerminationHook']
+    own = dict(
+        default_hooks=dict(checkpoint=None), train_cfg=dict(by_epoch=False, max_iters=1), custom_hooks=[dict(type='A')]
+    )
+    config = Config(own)
+    common.make_resumable(config)
+    assert config.train_cfg == own['train_cfg'] and config.default_hooks.checkpoint is None
+    assert config.custom_hooks[0] == dict(type='A') and len(config.custom_hooks) == 3
+
+
+class Call:
+    """An object whose pickle makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+class TestCheckpointsThatRunCode:
+    @pytest.fixture
+    def hostile(self, trained, tmp_path):
+        content = torch.load(trained[0] / 'epoch_1.pth', weights_only=False)
+        torch.save({**content, 'message_hub': Call(tmp_path / 'canary')}, tmp_path / 'hostile.pth')
+        return tmp_path / 'hostile.pth'
+
+    @pytest.mark.parametrize('way', ['resume', 'load_from', 'init_cfg', 'test'])
+    def test_are_refused(self, way, hostile, experiment, tmp_path):
+        os.environ.pop('LOCAL_RANK', None)
+        pretrained = ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={hostile}']
+        arguments = {
+            'resume': ['--resume', str(hostile)],
+            'load_from': ['--cfg-options', f'load_from={hostile}'],
+            'init_cfg': ['--cfg-options', *pretrained],
+            'test': [str(hostile)],
+        }[way]
+        main = (cli_test if way == 'test' else cli_train).main
+        with pytest.raises(SystemExit, match=r'^error: .*hostile\.pth was not loaded: it holds .*mkdir') as error:
+            main([str(experiment), '--work-dir', str(tmp_path / 'run'), *arguments])
+        assert '--trust-checkpoint' in str(error.value)
+        assert not (tmp_path / 'canary').exists()
+
+    def test_run_if_they_are_trusted(self, hostile, experiment, tmp_path):
+        arguments = (experiment, hostile, '--work-dir', tmp_path / 'run', '--trust-checkpoint')
+        assert 'AP50' in run(sys.executable, TEST, *arguments).stdout
+        assert (tmp_path / 'canary').is_dir()
 
 
 @pytest.mark.parametrize('tta', [False, True])

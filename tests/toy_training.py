@@ -1,0 +1,201 @@
+"""A training of a second with mmengine's runner, and processes that end in the middle of it."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from mmext.checkpoints import newest_checkpoint, register_loaders
+from mmext.cli.common import build_runner, make_resumable, one_message
+
+# Iterations of an epoch.
+LENGTH = 4
+
+
+@DATASETS.register_module()
+class ToyNumbers(Dataset):
+    """Samples with a random part, as an augmentation has."""
+
+    def __len__(self):
+        return 2 * LENGTH
+
+    def __getitem__(self, index):
+        return dict(inputs=index + torch.rand(4))
+
+
+@MODELS.register_module()
+class ToyModel(BaseModel):
+    """A layer with a dropout before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+        # So that a checkpoint is larger than all other files.
+        self.register_buffer('ballast', torch.zeros(100_000))
+
+    def forward(self, inputs, mode='tensor'):
+        output = self.layer(torch.nn.functional.dropout(torch.stack(inputs), 0.5))
+        return dict(loss=output.square().mean()) if mode == 'loss' else output.tolist()
+
+
+@METRICS.register_module()
+class ToyMetric(BaseMetric):
+    """The sum of all outputs, a metric that is better each time, and one that is worse after the second epoch."""
+
+    default_prefix = 'toy'
+
+    def process(self, data_batch, data_samples):
+        self.results += [output for (output,) in data_samples]
+
+    def compute_metrics(self, results):
+        step = MessageHub.get_current_instance().get_info('iter')
+        return dict(acc=step, loss=-step, jump=(1, 0, 2)[step // LENGTH], sum=sum(results))
+
+
+def toy_runner(
+    work_dir: Path,
+    resume: bool = False,
+    train_cfg: dict | None = None,
+    workers: int = 0,
+    batch_size: int = 2,
+    accumulative_counts: int = 1,
+    seed: int | None = 3,
+    **checkpoint: object,
+) -> Runner:
+    """A runner with mmext's hooks, for three epochs of four iterations, with a validation after each.
+
+    Args:
+        work_dir: The folder of the training.
+        resume: Resume from the newest checkpoint.
+        train_cfg: The training loop.
+        workers: The number of workers of the training data.
+        batch_size: The size of a batch; with 2, an epoch has :data:`LENGTH` iterations.
+        accumulative_counts: The number of iterations for a step of the optimizer.
+        seed: The seed of the training.
+        **checkpoint: Arguments of the checkpoint hook.
+    """
+    by_epoch = train_cfg is None or train_cfg['by_epoch']
+    sampler = dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True)
+    loader = dict(dataset=dict(type='ToyNumbers'), batch_size=batch_size, num_workers=workers, sampler=sampler)
+    config = Config(
+        dict(
+            work_dir=str(work_dir),
+            model=dict(type='ToyModel'),
+            train_cfg=train_cfg or dict(by_epoch=True, max_epochs=3),
+            val_cfg=dict(),
+            val_dataloader=dict(loader, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)),
+            val_evaluator=dict(type='ToyMetric'),
+            optim_wrapper=dict(
+                optimizer=dict(type='SGD', lr=0.01, momentum=0.9), accumulative_counts=accumulative_counts
+            ),
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook', **{'interval': 1, **checkpoint})),
+            custom_hooks=[dict(type='EMAHook')],
+            randomness=dict(seed=seed),
+            experiment_name=str(work_dir),
+            resume=resume,
+            launcher=os.environ.get('TOY_LAUNCHER', 'none'),
+            # None: a scope would stay for the tests that follow.
+            default_scope=None,
+        )
+    )
+    config.train_dataloader = loader
+    make_resumable(config)
+    if resume:
+        register_loaders()
+        config.load_from = str(newest_checkpoint(work_dir))
+    return build_runner(config)
+
+
+def in_a_process(function: Callable[[], None], output: Path, prepare: Callable[[], None] | None = None):
+    """Start the function in a forked process, which spares the imports, with its output in a file."""
+
+    def call():
+        sys.stdout = sys.stderr = open(output, 'a', buffering=1)  # noqa: SIM115
+        if prepare:
+            prepare()
+        with one_message('the work dir'):
+            function()
+
+    process = multiprocessing.get_context('fork').Process(target=call)
+    process.start()
+    return process
+
+
+def status_of(process, seconds=300):
+    """The exit status of the process; negative for a signal."""
+    process.join(seconds)
+    assert process.exitcode is not None, 'the training hangs'
+    return process.exitcode
+
+
+def signal_at(step: str, iteration: int, number: int = signal.SIGKILL) -> Callable[[], None]:
+    """What makes a process send itself a signal before the hooks of this step in this iteration, counted from 0."""
+
+    def prepare():
+        call_hook = Runner.call_hook
+
+        def call(runner, name, **arguments):
+            if name == step and runner.iter == iteration:
+                os.kill(os.getpid(), number)
+            call_hook(runner, name, **arguments)
+
+        Runner.call_hook = call
+
+    return prepare
+
+
+def kill_in(owner: object, name: str, *words: str) -> Callable[[], None]:
+    """What makes a process kill itself when it calls a function with arguments that contain these words."""
+
+    def prepare():
+        function = getattr(owner, name)
+
+        def call(*arguments, **keywords):
+            if all(word in str(arguments) for word in words):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **keywords)
+
+        setattr(owner, name, call)
+
+    return prepare
+
+
+# The time of day, durations, and the folder.
+VARYING = ('time', 'data_time', 'eta', 'experiment_name', 'cfg', 'last_ckpt')
+
+
+def differences(a, b, place='', varying=VARYING):
+    """The places at which two checkpoints differ; tensors bit by bit."""
+    if place.split('/')[-1] in varying:
+        return []
+    if type(a) is not type(b):
+        return [place]
+    if isinstance(a, HistoryBuffer):
+        a, b = a.data, b.data
+    if isinstance(a, dict):
+        if set(a) != set(b):
+            return [f'{place}: {set(a) ^ set(b)}']
+        return [each for key in a for each in differences(a[key], b[key], f'{place}/{key}', varying)]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [place]
+        return [each for i in range(len(a)) for each in differences(a[i], b[i], f'{place}/{i}', varying)]
+    if isinstance(a, torch.Tensor):
+        equal = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+    elif isinstance(a, np.ndarray):
+        equal = a.dtype == b.dtype and np.array_equal(a, b)
+    else:
+        equal = a == b
+    return [] if equal else [place]
