@@ -24,6 +24,7 @@ from mmext.comparison.executor import EXECUTORS, Resources, execute
 from mmext.comparison.plan import PLAN_FILE, Plan, Run, Variant
 from mmext.comparison.progress import Progress
 from mmext.comparison.report import write_report
+from mmext.comparison.results import write_record
 from mmext.comparison.run import initial_model
 
 from .check import check_types
@@ -77,6 +78,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default={},
         metavar='OPTION=VALUE',
         help="sbatch's options, such as partition=gpu time=240 (default: one GPU for each run)",
+    )
+    add(
+        '--record',
+        type=Path,
+        metavar='DIR',
+        help='also write the plan and the results to this folder, without detections: a few KB for each run',
     )
     add('--report', type=Path, metavar='DIR', help='make the report of a folder anew, from its finished runs alone')
     args = arguments.parse_args(argv)
@@ -174,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train what is not finished, and write the report."""
     args = parse_args(argv)
     if args.report:
-        print_report(args.report)
+        show_report(args.report, args.record)
         return 0
     # What ends the command stops its jobs, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -189,10 +196,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Progress(runs, epochs, resources.jobs) as progress:
         failures = execute([run for run in runs if not run.result_file.is_file()], folder, resources, progress)
     if len(failures) < len(runs):
-        print_report(folder)
+        show_report(folder, args.record)
     return 1 if failures else 0
 
 
-def print_report(folder: Path) -> None:
-    """Write the report of a folder, and show its summary."""
+def show_report(folder: Path, record: Path | None) -> None:
+    """Write the report of a folder and show its summary; keep a record of its results."""
     Console().print(write_report(folder))
+    if record:
+        write_record(folder, record)

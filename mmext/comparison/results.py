@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .plan import RESULT_FILE, Plan, read_json
+from .plan import RESULT_FILE, Plan, read_json, write_json
 
 RERUN = 'run `mmext compare` again with the same arguments'
 
@@ -96,6 +96,21 @@ def load_results(folder: Path) -> Results:
     absent = {name: [seed for seed in plan.runs[name].seeds if seed not in by_name[name]] for name in plan.names}
     missing = {name: seeds for name, seeds in absent.items() if seeds}
     return Results(folder, plan, by_name, missing, problems)
+
+
+def write_record(folder: Path, record: Path) -> None:
+    """Write the plan of a folder and its finished runs, without detections, to another: `NAME/seed_N.json`.
+
+    Args:
+        folder: The folder of a comparison.
+        record: The folder of the record; runs that it has already are written anew.
+
+    Raises:
+        FileNotFoundError: If the folder has no `comparison.json`.
+    """
+    Plan.load(folder).save(record)
+    for run in load_results(folder).all_runs:
+        write_json(record / run.name / f'seed_{run.seed}.json', run.record)
 
 
 def _result_files(folder: Path) -> list[Path]:

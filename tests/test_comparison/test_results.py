@@ -6,7 +6,7 @@ import pytest
 import records
 
 from mmext.comparison.plan import Plan
-from mmext.comparison.results import load_results
+from mmext.comparison.results import load_results, write_record
 
 NAMES = ('stock', 'giou')
 
@@ -179,3 +179,17 @@ def test_bad_plan(folder, changes, message):
     change(folder / 'comparison.json', **changes)
     with pytest.raises(ValueError, match=message):
         Plan.load(folder)
+
+
+def test_a_record_has_all_but_the_detections(folder):
+    path = folder / 'stock' / 'seed_0' / 'result.json'
+    records.write(path, {**json.loads(path.read_text()), 'detections': [{'image_id': 1}]})
+    results = load_results(folder)
+    assert results.runs['stock'][0].detections
+    write_record(folder, folder / 'record')
+    recorded = load_results(folder / 'record')
+    assert Plan.load(folder / 'record') == Plan.load(folder)
+    assert [(run.name, run.seed) for run in recorded.all_runs] == [(run.name, run.seed) for run in results.all_runs]
+    assert [run.record for run in recorded.all_runs] == [run.record for run in results.all_runs]
+    assert all(run.detections is None for run in recorded.all_runs)
+    assert recorded.scores('stock', 'AP') == results.scores('stock', 'AP')
