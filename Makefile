@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CONSTRAINTS := requirements/constraints.txt
 SETTINGS := Makefile setup.cfg pyproject.toml tools/setup_env.sh $(CONSTRAINTS)
 TARGET = $(strip $(TARGET_PYTHON:%=--python %) $(TARGET_PLATFORM:%=--platform %) $(if $(SYSTEM_TORCH),--system-torch))
-DEMO_CONFIG := configs/yolox/yolox_nano_recommended_1xb8-9e_shapes.py
+DEMO_CONFIG := configs/yolox/yolox_nano_recommended_1xb8-15e_shapes.py
 
 .PHONY: help demo test test-slow bench lint docs ops wheelhouse install-offline clean
 help:  ## list the targets

@@ -30,8 +30,10 @@ ROOTS = {
     'hituav': 'yolox_nano_1xb8-30e_hituav',
     'shapes': 'yolox_nano_1xb8-9e_shapes',
 }
+# The recommendation for shapes on a longer schedule.
+DEMO = 'yolox_nano_recommended_1xb8-15e_shapes'
 SMALL = [dataset for dataset in ROOTS if dataset != 'coco']
-CHILDREN = [path for path in CONFIGS if path.stem not in ROOTS.values()]
+CHILDREN = [path for path in CONFIGS if path.stem not in (*ROOTS.values(), DEMO)]
 # One for each of mmdet's other heads; tests/test_heads/test_other_heads.py trains them.
 OTHERS = sorted(path for path in (ROOT / 'configs').glob('[!_]*/*.py') if path not in CONFIGS)
 
@@ -119,6 +121,19 @@ def test_an_idea_differs_from_its_root_in_the_head_alone(path):
     assert child['model'].pop('bbox_head') != root['model'].pop('bbox_head')
     assert child == root
     assert 6 <= len(path.read_text().splitlines()) <= 8
+
+
+def test_the_demo_differs_from_the_recommendation_in_its_schedule_alone():
+    demo, recommended = (
+        Config.fromfile(ROOT / 'configs' / 'yolox' / f'{stem}.py').to_dict()
+        for stem in (DEMO, DEMO.replace('15e', '9e'))
+    )
+    assert f'{DEMO}.py' in (ROOT / 'Makefile').read_text()
+    assert demo.pop('param_scheduler')[-1]['end'] == demo['train_cfg']['max_epochs'] == 15
+    del recommended['param_scheduler']
+    for key in ('train_cfg', 'default_hooks'):
+        assert demo.pop(key) != recommended.pop(key)
+    assert demo == recommended
 
 
 def without_class_weights(head):
