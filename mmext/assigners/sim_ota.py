@@ -15,8 +15,10 @@ from mmext.registry import TASK_UTILS
 # mmdet's constants: the cost added outside a box or its center region, what is added to an IoU before its logarithm,
 # the smallest union, and the smallest logarithm of a probability.
 INF, EPS_IOU, EPS_UNION, LOWEST_LOG = 100000.0, 1e-7, 1e-6, -100.0
-# A coordinate in pixels that is far from every image, the smallest weight, and the largest float32 below 1.
-FAR, TINY, BELOW_1 = 1e9, torch.finfo(torch.float32).tiny, 1 - 2**-24
+# In float32: the number nearest to exp(LOWEST_LOG), the largest one below 1, and the smallest normal one.
+SMALLEST, BELOW_1, TINY = 27 * 2**-149, 1 - 2**-24, torch.finfo(torch.float32).tiny
+# A coordinate in pixels that is far from every image.
+FAR = 1e9
 # Memory budget of a group of images: small groups suit a CPU's caches, a GPU needs large ones to be busy.
 MAX_BYTES = {'cpu': 2**23, 'cuda': 2**28}
 # The highest number of float32 tensors (G, A) alive at once, for an image with G boxes and A priors.
@@ -115,18 +117,17 @@ def pairwise_iou(boxes: Tensor, gt_boxes: Tensor, excluded: Tensor) -> Tensor:
     """The IoU of every box with every ground-truth box, as mmdet computes it.
 
     Args:
-        boxes: Corners of the boxes, (2, 2, B, 1, A), none of them inverted.
+        boxes: Corners of the boxes, (2, 2, B, 1, A).
         gt_boxes: Corners of the ground-truth boxes, (2, 2, B, G, 1).
         excluded: Which boxes have an IoU of 0 whatever they overlap, (B, 1, A).
 
     Returns:
         The IoUs, (B, G, A).
     """
-    # Clamped to the ground-truth box, a box is the intersection, or has no width or no height if there is none.
-    low, high = boxes.clamp(*gt_boxes)
-    width, height = high.sub_(low)
+    (low, high), (gt_low, gt_high) = boxes, gt_boxes
+    width, height = torch.minimum(high, gt_high).sub_(torch.maximum(low, gt_low)).clamp_(min=0)
     overlap = width.mul_(height)
-    area, gt_area = ((high - low).prod(0) for low, high in (boxes, gt_boxes))
+    area, gt_area = ((upper - lower).prod(0) for lower, upper in (boxes, gt_boxes))
     area.masked_fill_(excluded, float('inf'))
     # mmdet clamps the union, which is as large as the ground-truth box or larger.
     union = (area + gt_area.clamp_(min=EPS_UNION)).sub_(overlap)
@@ -240,10 +241,8 @@ class BatchSimOTAAssigner(BaseAssigner):
             The index of each prior's box plus 1, or 0 for none; the IoU with that box, and its label.
         """
         boxes, labels = gt_instances.bboxes, gt_instances.labels
-        # Other heads may predict inverted boxes. Their IoU is 0, as that of boxes without area.
-        low, high = pred_instances.bboxes.split(2, -1)
         result = self.assign_batch(
-            torch.cat([low, torch.maximum(low, high)], -1).unsqueeze(0),
+            pred_instances.bboxes.unsqueeze(0),
             pred_instances.scores.unsqueeze(0),
             pred_instances.priors,
             boxes.unsqueeze(0),
@@ -268,7 +267,7 @@ class BatchSimOTAAssigner(BaseAssigner):
         """Assign a batch whose ground truth is padded to G boxes per image.
 
         Args:
-            boxes: Decoded boxes (x1, y1, x2, y2) in pixels, (B, A, 4), none of them inverted.
+            boxes: Decoded boxes (x1, y1, x2, y2) in pixels, (B, A, 4).
             scores: Class scores in [0, 1], (B, A, C). Or a pair of logits, from which YOLOX's scores are computed group
                 by group, in less memory: of the classes, (B, A, C) or level by level (B, C, H, W), and of the
                 objectness, (B, A, 1).
@@ -316,24 +315,25 @@ class BatchSimOTAAssigner(BaseAssigner):
         objectness: Tensor | None = None,
     ) -> BatchAssignment:
         # Padding becomes a point that is far from every prior.
-        gt_corners = corners(gt_boxes.masked_fill(~gt_mask.unsqueeze(2), FAR).unsqueeze(2))
+        real = gt_mask.unsqueeze(2)
+        gt_corners = corners(gt_boxes.masked_fill(~real, FAR).unsqueeze(2))
         outside_box, outside_center = self._outside(priors, gt_corners)
         not_in_both = outside_box | outside_center
         excluded = outside_box.logical_and_(outside_center).all(1, keepdim=True)
         ious = pairwise_iou(corners(boxes.unsqueeze(1)), gt_corners, excluded)
         log_likelihood = self._log_likelihood(gt_labels, excluded, levels, objectness)
         # Rounded after each step, as mmdet's: `alpha=` would fuse a product into the sum. The cost of padding is inf.
-        cost = (ious + EPS_IOU * gt_mask.unsqueeze(2)).log_().mul_(-(self.iou_weight or TINY))
+        cost = (ious + EPS_IOU * real).log_().mul_(-(self.iou_weight or TINY))
         cost.sub_(log_likelihood).add_(not_in_both, alpha=INF)
 
         topk = min(self.candidate_topk, ious.shape[-1])
         highest = ious.topk(topk).values
         # Summed along the first dimension, in mmdet's order: the sum is truncated to an integer.
-        dynamic_k = highest.flatten(0, 1).t().contiguous().sum(0).clamp_(min=1).view(*gt_mask.shape, 1)
+        dynamic_k = highest.flatten(0, 1).t().contiguous().sum(0).clamp_(min=1).view_as(real)
         lowest, candidates = cost.topk(topk, largest=False)
-        candidate_ids = torch.arange(1, cost.shape[1] * topk + 1, dtype=torch.int32, device=cost.device)
-        taken = (candidate_ids[:topk] <= dynamic_k) & (lowest < float('inf'))
-        return self._resolve(cost, ious, candidates, taken, candidate_ids)
+        ids = torch.arange(cost.shape[1] * topk + 1, dtype=torch.int32, device=cost.device)
+        taken = (ids[1 : topk + 1] <= dynamic_k) & (lowest < float('inf'))
+        return self._resolve(cost, ious, candidates, taken, ids)
 
     def _outside(self, priors: Tensor, gt_corners: Tensor) -> tuple[Tensor, Tensor]:
         """Which prior centers are outside of each box, and which outside of its center region, (B, G, A) each."""
@@ -355,10 +355,11 @@ class BatchSimOTAAssigner(BaseAssigner):
         """
         root, objectness_root = score_factors(levels, objectness)
         label = gt_labels.unsqueeze(2).expand(-1, -1, root.shape[2])
-        log_odds = root.gather(1, label).mul_(objectness_root).logit_().clamp_(LOWEST_LOG, -LOWEST_LOG)
+        log_odds = root.gather(1, label).mul_(objectness_root).logit_(eps=SMALLEST)
         log_not_p = root.mul_(-objectness_root).log1p_()
         if objectness is None:
             # A score may be 1.
+            log_odds.clamp_(max=-LOWEST_LOG)
             log_not_p.clamp_(min=LOWEST_LOG)
         rest = log_not_p.sum(1, keepdim=True)
         if self.cls_weight != 1:
@@ -367,9 +368,7 @@ class BatchSimOTAAssigner(BaseAssigner):
         return log_odds.add_(rest.masked_fill_(excluded, -float('inf')))
 
     @staticmethod
-    def _resolve(
-        cost: Tensor, ious: Tensor, candidates: Tensor, taken: Tensor, candidate_ids: Tensor
-    ) -> BatchAssignment:
+    def _resolve(cost: Tensor, ious: Tensor, candidates: Tensor, taken: Tensor, ids: Tensor) -> BatchAssignment:
         """Assign each prior that was taken to one box, and mark one of its candidates as valid.
 
         Args:
@@ -377,11 +376,11 @@ class BatchSimOTAAssigner(BaseAssigner):
             ious: Their IoU, (B, G, A).
             candidates: The prior of each candidate, (B, G, k).
             taken: Which candidates their box takes, (B, G, k).
-            candidate_ids: A number for each candidate, from 1 on, (G * k,).
+            ids: 0, and then a number for each candidate, (1 + G * k,).
         """
         num_images, num_gts, num_priors = cost.shape
-        index, taken_ids = candidates.flatten(1), taken.flatten(1) * candidate_ids
-        nothing = candidate_ids.new_zeros(()).expand(num_images, num_priors)
+        index, taken_ids = candidates.flatten(1), taken.flatten(1) * ids[1:]
+        nothing = ids[0].expand(num_images, num_priors)
         last_id = nothing.scatter_reduce(1, index, taken_ids, 'amax')
         own_last_id = last_id.gather(1, index)
         # The sum of the numbers is the last one unless a prior is taken more than once. Then it goes to the cheapest of
@@ -394,7 +393,7 @@ class BatchSimOTAAssigner(BaseAssigner):
         return BatchAssignment(
             positive=last_id > 0,
             candidates=index,
-            valid=own_last_id == candidate_ids,
+            valid=own_last_id == ids[1:],
             gt_inds=gt_inds,
             ious=ious.gather(2, for_all_boxes).gather(1, gt_inds.unsqueeze(1)).squeeze(1),
         )

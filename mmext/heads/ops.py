@@ -29,56 +29,52 @@ def places_in_levels(sizes: Sequence[tuple[int, int]], device: torch.device) -> 
 
     Returns:
         The index of each prior within each level, the level's first or last if it is in another one, (L, A); and
-        whether it is in another one, (L, A).
+        whether it is in this one, (L, A).
     """
     starts = [0, *accumulate(height * width for height, width in sizes)]
     index = torch.arange(starts[-1], device=device)
     nearest = torch.stack([index.clamp(start, end - 1) for start, end in pairwise(starts)])
-    return nearest - nearest[:, :1], nearest != index
+    return nearest - nearest[:, :1], nearest == index
 
 
 class GatherRows(torch.autograd.Function):
     """Gather rows of the levels (B, C, H, W) without flattening them, as (B, S, C).
 
-    The gradient of the levels is written once, and the levels are not kept for it.
+    The gradient of the levels is written once, in their memory layout, and the levels are not kept for it.
 
     Args:
         places: Index of each row within each level, (L, B, S); see :func:`places_in_levels`.
-        elsewhere: Whether the row is in another level, (L, B, S).
+        inside: Whether the row is in the level, (L, B, S).
         *levels: The levels.
     """
 
     @staticmethod
-    def forward(ctx, places: Tensor, elsewhere: Tensor, *levels: Tensor) -> Tensor:
-        ctx.save_for_backward(places, elsewhere)
+    def forward(ctx, places: Tensor, inside: Tensor, *levels: Tensor) -> Tensor:
+        ctx.save_for_backward(places, inside)
         ctx.shapes = [level.shape for level in levels]
-        # In memory (B, H, W, C).
         ctx.channels_last = levels[0].stride(1) == 1
         rows = None
-        for level, place, not_here in zip(levels, places, elsewhere.unsqueeze(-1)):
-            own = gather_rows(level.flatten(2).transpose(1, 2), place)
-            rows = own if rows is None else torch.where(not_here, rows, own)
-        return rows
+        for level, place, here in zip(levels, places.unsqueeze(2), inside.unsqueeze(2)):
+            own = level.flatten(2).gather(2, place.expand(-1, level.shape[1], -1))
+            rows = own if rows is None else torch.where(here, own, rows)
+        return rows.transpose(1, 2).contiguous()
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        places, elsewhere = ctx.saved_tensors
+        places, inside = ctx.saved_tensors
         zero = gradient.new_zeros(())
         if not places.shape[-1]:
             return None, None, *(zero.expand(shape) for shape in ctx.shapes)
-        rows = gradient.masked_fill(elsewhere.unsqueeze(-1), 0)
         levels = []
-        for shape, place, own in zip(ctx.shapes, places.unsqueeze(-1), rows):
+        for shape, place, rows in zip(ctx.shapes, places.unsqueeze(-1), gradient * inside.unsqueeze(-1)):
             images, channels, height, width = shape
             # One zero, expanded: adding to a copy of it is one pass, filling with zeros and adding to them are two.
             if ctx.channels_last:
-                level = zero.expand(images, height * width, channels).scatter_add(1, place.expand_as(own), own)
+                level = zero.expand(images, height * width, channels).scatter_add(1, place.expand_as(rows), rows)
                 level = level.transpose(1, 2)
             else:
-                own = own.transpose(1, 2)
-                level = zero.expand(images, channels, height * width).scatter_add(
-                    2, place.transpose(1, 2).expand_as(own), own
-                )
+                rows, place = rows.transpose(1, 2), place.transpose(1, 2)
+                level = zero.expand(images, channels, height * width).scatter_add(2, place.expand_as(rows), rows)
             levels.append(level.unflatten(2, (height, width)))
         return None, None, *levels
 
@@ -118,8 +114,10 @@ class DecodeWithGrad(torch.autograd.Function):
         (x1y1, x2y2), (low, high) = boxes.split(2, dim=-1), gradient.split(2, dim=-1)
         # Rows that are not valid have gradient 0 but may predict an infinite side, and 0 * inf is NaN.
         wh = (x2y2 - x1y1).nan_to_num(0, posinf=torch.finfo(boxes.dtype).max ** 0.25)
-        shift, log_wh = (low + high) * corners[..., 2:], (high - low) * (wh / 2)
-        return torch.cat([shift, log_wh], dim=-1), None, None
+        of_center = low + high
+        # (high - low) / 2, in one operation.
+        of_half = torch.sub(high, of_center, alpha=0.5)
+        return torch.cat([of_center * corners[..., 2:], of_half * wh], dim=-1), None, None
 
 
 def pad_ground_truth(

@@ -50,8 +50,8 @@ class Priors(NamedTuple):
     """Center and stride of each prior in pixels, (A, 4)."""
     places: Tensor
     """Index of each prior within each of the L levels; the level's first or last if it is in another one, (L, A)."""
-    elsewhere: Tensor
-    """Whether each prior is in another level, (L, A)."""
+    inside: Tensor
+    """Whether each prior is in the level, (L, A)."""
 
 
 class Positives(NamedTuple):
@@ -348,7 +348,7 @@ class YOLOXHead(MMDetYOLOXHead):
             mask=result.positive,
             gather=lambda rows: gather_rows(rows, candidates).flatten(0, 1),
             gather_levels=lambda levels: GatherRows.apply(
-                priors.places[:, candidates], priors.elsewhere[:, candidates], *levels
+                priors.places[:, candidates], priors.inside[:, candidates], *levels
             ).flatten(0, 1),
             valid=result.valid.flatten(),
             boxes=gather_rows(gt_boxes, result.gt_inds).flatten(0, 1),
