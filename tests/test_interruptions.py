@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -157,6 +158,9 @@ class TestKilled:
             status = train(experiment, work_dir, *PERSISTENT, *BY_ITERATION, resume=iteration > 7, prepare=prepare)
             assert status == -signal.SIGKILL
         assert train(experiment, work_dir, *PERSISTENT, *BY_ITERATION, resume=True) == 0
+        # The log counts on within the epoch.
+        log = sorted(work_dir.glob('*/*.log'))[1].read_text()
+        assert re.findall(r'Epoch\(train\) +(\S+)', log)[:3] == ['[2][3/4]', '[2][4/4]', '[3][1/4]']
         # Saved within the epoch, as its number and the place in it say.
         check_equal(work_dir, reference, 'iter_16.pth', 'epoch', 'keep_ckpt_ids', 'batches')
 

@@ -60,8 +60,9 @@ class ToyMetric(BaseMetric):
         self.results += [output for (output,) in data_samples]
 
     def compute_metrics(self, results):
-        step = MessageHub.get_current_instance().get_info('iter')
-        return dict(acc=step, loss=-step, jump=(1, 0, 2)[step // LENGTH], sum=sum(results))
+        hub = MessageHub.get_current_instance()
+        step, epoch = hub.get_info('iter'), hub.get_info('epoch')
+        return dict(acc=step, loss=-step, jump=(1, 0, 2)[step // LENGTH], epoch=epoch, sum=sum(results))
 
 
 def toy_runner(

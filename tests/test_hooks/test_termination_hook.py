@@ -9,6 +9,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from mmengine.runner import Runner
+from torch.utils.data import get_worker_info
 from toy_training import ToyNumbers, differences, in_a_process, signal_at, status_of, toy_runner
 
 from mmext.checkpoints import load_checkpoint
@@ -88,25 +90,32 @@ def test_waits_for_the_step_of_accumulated_gradients(tmp_path):
     assert differences(*(load_checkpoint(path / 'epoch_3.pth') for path in (work_dir, whole))) == []
 
 
-def test_a_signal_to_the_whole_group(plain, tmp_path, monkeypatch):
+def test_a_signal_to_the_whole_group(plain, tmp_path):
     """Slurm's way: the workers get the signal, too, and must not die before the iteration ends."""
     work_dir = tmp_path / 'run'
+    marker = tmp_path / 'waits for its workers'
 
     def prepare():
         os.setpgrp()
-        # Slow samples: the main process waits for its workers when the signal comes.
-        get = ToyNumbers.__getitem__
-        ToyNumbers.__getitem__ = lambda self, index: time.sleep(0.3) or get(self, index)
+        get, call_hook = ToyNumbers.__getitem__, Runner.call_hook
 
-    process = in_a_process(lambda: toy_runner(work_dir, workers=2).train(), work_dir.with_suffix('.out'), prepare)
-    deadline = time.monotonic() + 120
-    while not (work_dir / 'epoch_1.pth').exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.4)
+        def call(runner, name, **arguments):
+            call_hook(runner, name, **arguments)
+            if name == 'after_train_iter' and runner.iter == 4:
+                marker.touch()
+
+        Runner.call_hook = call
+        ToyNumbers.__getitem__ = lambda self, index: time.sleep(0.5 if get_worker_info() else 0) or get(self, index)
+
+    process = in_a_process(lambda: toy_runner(work_dir, workers=1).train(), work_dir.with_suffix('.out'), prepare)
+    while not marker.exists() and process.is_alive():
+        time.sleep(0.01)
+    time.sleep(0.2)
     os.killpg(process.pid, signal.SIGTERM)
     assert status_of(process) == STATUS
     assert 'Traceback' not in work_dir.with_suffix('.out').read_text()
-    assert train(work_dir, resume=True, workers=2) == 0
+    assert names(work_dir) == ['epoch_1.pth', 'iter_6.pth']
+    assert train(work_dir, resume=True, workers=1) == 0
     assert differences(load_checkpoint(work_dir / 'epoch_3.pth'), plain) == []
 
 
