@@ -93,7 +93,7 @@ def convert(root: Path, split: str | None = None, classes: list[str] | None = No
 
     Args:
         root: The folder with Annotations/, JPEGImages/ and ImageSets/Main/.
-        split: The name of a file in ImageSets/Main/, or None forevery xml file.
+        split: The name of a file in ImageSets/Main/, or None for every xml file.
         classes: The class names in the order of their ids, or None for all names in the folder, sorted.
 
     Returns:

@@ -19,7 +19,7 @@ def quality_focal_loss(
 
     .. math:: L = \sum_{\text{classes}} |t - p|^\beta\, \mathrm{BCE}(p, t)
 
-    The minimum is at p = t forevery t. The weight keeps its gradient. With beta 0 it is the sum of BCE.
+    The minimum is at p = t for every t. The weight keeps its gradient. With beta 0 it is the sum of BCE.
 
     Args:
         logit: (..., C), before the sigmoid.

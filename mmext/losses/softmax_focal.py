@@ -83,7 +83,7 @@ class SoftmaxFocalLoss(ElementwiseLoss):
 
     Args:
         alpha: One weight of at least 0 per class; or a number in [0, 1], the weight of the background class, with 1
-            minus it forevery other class; None: 1 for all.
+            minus it for every other class; None: 1 for all.
         gamma: The focusing parameter, at least 0.
         num_classes: The number of logits in a row; if given, the number of alphas is checked against it.
         background_index: The class that a single alpha treats as background; -1 is the last.

@@ -26,7 +26,7 @@ def varifocal_loss(
     .. math::
         L = \begin{cases} t\, \mathrm{BCE}(p, t) & t > 0 \\ \alpha\, p^\gamma\, \mathrm{BCE}(p, 0) & t = 0 \end{cases}
 
-    The minimum is at p = t forevery t. The weight keeps its gradient. For t in {0, 1}, alpha 1 and gamma 0 it is BCE.
+    The minimum is at p = t for every t. The weight keeps its gradient. For t in {0, 1}, alpha 1 and gamma 0 it is BCE.
 
     Args:
         logit: (..., C), before the sigmoid.
