@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 from rich.console import Console
 
 from mmext.comparison.conditions import (
+    UNTRAINED_KEYS,
     apply_options,
     check_equal_conditions,
     check_name,
@@ -108,10 +109,10 @@ def read_variants(args: argparse.Namespace) -> tuple[dict[str, Variant], dict[st
         if check_name(name) in variants:
             raise ValueError(f'two variants are named {name}: rename a config file, or use --variant')
         config = read_config(path)
-        config.merge_from_dict(args.cfg_options)
+        apply_options(config, args.cfg_options, '--cfg-options', UNTRAINED_KEYS)
         if args.amp:
             use_amp(config.optim_wrapper)
-        apply_options(config, options, name)
+        apply_options(config, options, f'--variant {name}')
         check_types(config.to_dict())
         variants[name] = Variant(path, {**args.cfg_options, **options}, list(range(args.seeds)))
         configs[name] = config

@@ -18,6 +18,8 @@ from mmext.cli.check import check_file
 EQUAL_KEYS = ('train_dataloader', 'val_dataloader', 'val_evaluator', 'train_cfg', 'param_scheduler')
 # What decides the result of a run, beside its seed.
 HASHED_KEYS = (*EQUAL_KEYS, 'model', 'optim_wrapper', 'custom_hooks', 'auto_scale_lr', 'load_from', 'val_cfg')
+# What may differ between runs of one comparison, and does not decide their results.
+UNTRAINED_KEYS = ('default_hooks', 'env_cfg', 'log_level', 'log_processor', 'vis_backends', 'visualizer')
 
 
 def check_name(name: str) -> str:
@@ -31,25 +33,34 @@ def check_name(name: str) -> str:
     return name
 
 
-def apply_options(config: Config, options: Mapping[str, object], name: str) -> None:
-    """Apply a variant's options to its config.
+def apply_options(config: Config, options: Mapping[str, object], where: str, untrained: tuple[str, ...] = ()) -> None:
+    """Apply options to a config.
+
+    Args:
+        config: The config.
+        options: Values by their keys with dots.
+        where: The argument that they are from, for messages.
+        untrained: First keys that may be changed although they do not decide what is trained.
 
     Raises:
-        ValueError: If an option changes nothing, or its first key is not in the config.
+        ValueError: If an option does not change what is trained, or its first key is not in the config.
     """
     for key, value in options.items():
         first = key.split('.')[0]
         if first not in config:
             near = get_close_matches(first, list(config), n=1)
             hint = f': did you mean {near[0]}?' if near else f'; it has {", ".join(config)}'
-            raise ValueError(f'--variant {name}: the config has no {first!r}, of {key}={value}{hint}')
+            raise ValueError(f'{where}: the config has no {first!r}, of {key}={value}{hint}')
     base = config.to_dict()
     config.merge_from_dict(dict(options))
     for key, value in options.items():
         others = Config(base)
         others.merge_from_dict({other: each for other, each in options.items() if other != key})
-        if canonical(others.to_dict()) == canonical(config.to_dict()):
-            raise ValueError(f'--variant {name}: {key}={value} changes nothing: without it the config is the same')
+        if key.split('.')[0] not in untrained and config_hash(others) == config_hash(config):
+            raise ValueError(
+                f'{where}: {key}={value} changes nothing that is trained. If {key} is a variable that a config file '
+                'sets, set what follows from it instead, such as train_cfg.max_epochs'
+            )
 
 
 def check_equal_conditions(configs: Mapping[str, Config], baseline: str) -> None:

@@ -40,12 +40,20 @@ def config(**changes):
 )
 def test_refuses_an_option_that_does_nothing(options, message):
     with pytest.raises(ValueError, match=f'--variant mine: .*{message}'):
-        apply_options(config(), options, 'mine')
+        apply_options(config(), options, '--variant mine')
+
+
+def test_refuses_a_variable_of_the_file_but_not_what_is_only_logged():
+    made = config(max_epochs=2, default_hooks={'logger': {'interval': 50}})
+    with pytest.raises(ValueError, match=r'max_epochs=3 changes nothing that is trained.*train_cfg\.max_epochs'):
+        apply_options(made, {'max_epochs': 3}, '--cfg-options', ('default_hooks',))
+    apply_options(made, {'default_hooks.logger.interval': 5}, '--cfg-options', ('default_hooks',))
+    assert made.default_hooks.logger.interval == 5
 
 
 def test_options_replace_a_dict_as_a_whole():
     made = config()
-    apply_options(made, {'model.loss._delete_': True, 'model.loss.type': 'mmext.IoULoss'}, 'mine')
+    apply_options(made, {'model.loss._delete_': True, 'model.loss.type': 'mmext.IoULoss'}, '--variant mine')
     assert made.model.loss == {'type': 'mmext.IoULoss'}
 
 
