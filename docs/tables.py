@@ -10,10 +10,13 @@ import torch
 from mmengine.config import Config
 
 from mmext import losses
+from mmext.comparison.results import load_results
+from mmext.comparison.statistics import compare
 from mmext.losses.focus import Focus
 from mmext.visualization import loss_curves
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / 'configs'
 OFFSETS = (0.1, 0.5, 0.9, 1.5, 2.5)
 FIGURE = """\
 ```{{figure}} /_generated/{name}.png
@@ -212,10 +215,23 @@ def classification() -> str:
     return loss_sections(loss_curves.class_losses())
 
 
+def fast_path() -> str:
+    """AP in float32 and on the fast path, seed by seed, from the record in `evidence/`."""
+    rows = [['data', 'float32', 'fast path', 'mean difference', '95 % interval']]
+    for folder in sorted((ROOT / 'evidence' / 'fast-path').iterdir()):
+        results = load_results(folder)
+        fast, plain = (results.scores(name, 'AP') for name in results.plan.names)
+        (difference,) = compare(plain, {'fast': fast}).values()
+        interval = f'{difference.interval.low:+.3f} to {difference.interval.high:+.3f}'
+        seeds = [', '.join(f'{scores[seed]:.3f}' for seed in sorted(difference.values)) for scores in (plain, fast)]
+        rows.append([folder.name, *seeds, f'{difference.mean:+.3f}', interval])
+    return table(*rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
         *(box_table, factor_table, class_table, minima, gradients),
-        *(variants, overlaps, focuses, other_boxes, classification),
+        *(variants, overlaps, focuses, other_boxes, classification, fast_path),
     )
 }

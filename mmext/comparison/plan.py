@@ -139,9 +139,9 @@ class Run:
         return f'{self.name}, seed {self.seed}'
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object, indent: int | None = 1) -> None:
     """Write a JSON file at once: a reader sees the old file or the new one, never a part."""
-    write_atomically(path, json.dumps(value, indent=1).encode())
+    write_atomically(path, json.dumps(value, indent=indent).encode() + b'\n')
 
 
 def read_json(path: Path, keys: Iterable[str]) -> dict:

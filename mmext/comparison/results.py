@@ -110,7 +110,7 @@ def write_record(folder: Path, record: Path) -> None:
     """
     Plan.load(folder).save(record)
     for run in load_results(folder).all_runs:
-        write_json(record / run.name / f'seed_{run.seed}.json', run.record)
+        write_json(record / run.name / f'seed_{run.seed}.json', run.record, indent=None)
 
 
 def _result_files(folder: Path) -> list[Path]:

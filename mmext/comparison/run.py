@@ -28,7 +28,7 @@ from .plan import FORMAT, Plan, Run, write_json
 
 LIBRARIES = ('mmext', 'torch', 'mmdet', 'mmengine', 'mmcv', 'numpy')
 LOCK_FILE = 'run.lock'
-NOT_LOSSES = ('lr', 'data_time', 'grad_norm', 'time', 'epoch', 'iter', 'memory', 'step')
+NOT_LOSSES = ('base_lr', 'lr', 'data_time', 'grad_norm', 'time', 'epoch', 'iter', 'memory', 'step')
 
 
 class DetectionsHook(Hook):
@@ -178,7 +178,7 @@ def curve(records: Sequence[dict], iterations: int) -> dict[str, list[dict]]:
     """
     losses = [
         dict(epoch=round(record['step'] / iterations, 4), iter=record['step'])
-        | {name: value for name, value in record.items() if name not in NOT_LOSSES}
+        | {name: round(value, 4) for name, value in record.items() if name not in NOT_LOSSES}
         for record in records
         if 'loss' in record
     ]

@@ -41,6 +41,7 @@ def train(work_dir, hooks, max_epochs=2, **arguments):
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
         custom_hooks=[dict(type='EMAHook', priority=49), *hooks],
         log_level='ERROR',
+        default_scope='mmdet',
         experiment_name=f'{work_dir.name}-{max_epochs}-{len(hooks)}',
         **arguments,
     )

@@ -84,7 +84,7 @@ def test_a_second_seed_is_added_and_nothing_trained_twice(compared, experiment):
 
 def test_killed_at_once_and_started_again(experiment, tmp_path):
     """All processes are killed in the second epoch; the same command finishes, and resumes."""
-    words = [sys.executable, TOOL, experiment, '--seeds', 1, '--work-dir', tmp_path, '--cfg-options']
+    words = [sys.executable, TOOL, experiment, '--seeds', 1, '--jobs', 2, '--work-dir', tmp_path, '--cfg-options']
     command = [str(word) for word in (*words, 'train_cfg.max_epochs=6')]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
     work_dir, deadline = tmp_path / 'stock' / 'seed_0', time.monotonic() + 120
