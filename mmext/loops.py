@@ -9,7 +9,7 @@ from mmext.registry import LOOPS
 class EpochBasedTrainLoop(BaseEpochBasedTrainLoop):
     """mmengine's EpochBasedTrainLoop with its arguments, able to start within an epoch.
 
-    Where the epoch starts is up to :class:`mmext.ResumeHook`, which leaves out the earlier batches.
+    Where the epoch starts is up to :class:`ResumeHook`, which leaves out the earlier batches.
     """
 
     # The number, from 0, of the first batch that the data loader gives in the coming epoch.

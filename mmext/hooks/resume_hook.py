@@ -130,7 +130,7 @@ class ResumeHook(Hook):
       iteration by (seed, iteration, rank), so that there is no state to keep;
     * keeps in the checkpoint the seed of the data, for configs without one, and the size of BatchSyncRandomResize;
     * leaves out the batches of the epoch that were trained on before a checkpoint within it, with
-      :class:`mmext.EpochBasedTrainLoop`;
+      :class:`EpochBasedTrainLoop`;
     * runs the validation that was due after the checkpoint.
 
     It needs a map-style data set with a batch sampler, as all of MMDetection's. Transforms that keep images for later

@@ -59,7 +59,7 @@ class TerminationHook(Hook):
 
     With several ranks, rank 0 saves; the others go on until it ends, at most for 30 seconds.
 
-    `mmext train` adds it; it needs :class:`mmext.CheckpointHook`.
+    `mmext train` adds it; it needs :class:`CheckpointHook`.
     """
 
     # The checkpoint must contain what all other hooks do in the iteration.
