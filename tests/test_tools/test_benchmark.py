@@ -151,7 +151,7 @@ class TestHalfPrecision:
         options = '--batch', str(batch), '--boxes', str(boxes), '--size', '96', '--repeats', '1'
         status, rows = measure(tmp_path, 'step', '--dtype', 'bf16', *options)
         assert status == 0, capsys.readouterr().out
-        assert [row['provider'] for row in rows] == ['mmdet', 'mmext', 'mmext_losses']
+        assert [row['provider'] for row in rows] == ['mmdet', 'mmext', 'mmext_losses', *cases.NETWORKS]
         assert all(float(row['difference']) < 1e-4 for row in rows if row['provider'] != 'mmdet')
 
     @pytest.mark.parametrize('name', ['loss_cls', 'loss_bbox', 'loss_obj'])
