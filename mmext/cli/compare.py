@@ -71,7 +71,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--amp', action='store_true', help='automatic mixed precision in all runs; on a CPU in bfloat16')
     add('--work-dir', type=Path, help='folder of the comparison (default: work_dirs/compare/NAME_OF_BASELINE)')
     add('--executor', choices=EXECUTORS, default='local', help='where the runs train (default: local)')
-    add('--jobs', type=int, metavar='N', help='how many runs train at once (default: one for each GPU, or one)')
+    add(
+        '--jobs',
+        type=int,
+        metavar='N',
+        help='how many runs train at once (default: one for each GPU; with Slurm all)',
+    )
     add(
         '--slurm',
         nargs='+',
@@ -186,16 +191,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # What ends the command stops its jobs, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    plan, configs = make_plan(args, shlex.join(['mmext', 'compare', *(argv or [])]))
+    plan, configs = make_plan(args, shlex.join(['mmext', 'compare', *(sys.argv[1:] if argv is None else argv)]))
     folder = args.work_dir or Path('work_dirs', 'compare', plan.baseline)
     plan = prepare(plan, configs, folder)
     # All variants with one seed before the next seed, so that pairs are complete early.
     seeds = sorted({seed for name in configs for seed in plan.runs[name].seeds})
     runs = [Run(folder, name, seed) for seed in seeds for name in configs if seed in plan.runs[name].seeds]
-    resources = Resources(args.executor, args.jobs, args.slurm)
+    # A cluster has a queue of its own.
+    jobs = len(runs) if args.executor == 'slurm' else None
+    resources = Resources(args.executor, args.jobs or jobs, args.slurm)
     epochs = configs[plan.baseline].train_cfg.max_epochs
     with Progress(runs, epochs, resources.jobs) as progress:
-        failures = execute([run for run in runs if not run.result_file.is_file()], folder, resources, progress)
+        try:
+            failures = execute([run for run in runs if not run.result_file.is_file()], folder, resources, progress)
+        except KeyboardInterrupt:
+            progress.say('stopped; the same command continues')
+            return 128 + signal.SIGINT
     if len(failures) < len(runs):
         show_report(folder, args.record)
     return 1 if failures else 0

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,7 @@ from .run import train
 EXECUTORS = ('local', 'slurm')
 # submitit's limit for a local job, in minutes; a year is none.
 NO_LIMIT = 60 * 24 * 365
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LOOKS, SECONDS_TO_STOP = 1.0, 60.0
 
 
 @dataclass
@@ -30,8 +32,8 @@ class Resources:
 
     Attributes:
         executor: submitit's, `local` or `slurm`.
-        jobs: How many jobs run at once; None: one for each GPU, or one; with Slurm all.
-        slurm: submitit's options for Slurm, without their prefix `slurm_`.
+        jobs: How many jobs run at once; None: one for each GPU of this machine, or one.
+        slurm: sbatch's options, by submitit's names.
     """
 
     executor: str = 'local'
@@ -41,7 +43,7 @@ class Resources:
     def __post_init__(self):
         self.gpus = visible_gpus() if self.executor == 'local' else []
         if self.jobs is None:
-            self.jobs = 10**6 if self.executor == 'slurm' else max(1, len(self.gpus))
+            self.jobs = max(1, len(self.gpus))
 
 
 @dataclass
@@ -106,28 +108,49 @@ def execute(runs: Sequence[Run], folder: Path, resources: Resources, progress: P
                         failures[ended.run] = reason(ended.job)
                     progress.ended(ended.run, failures.get(ended.run))
     finally:
-        for each in active:
-            each.job.cancel(check=False)
+        stop(active)
     return failures
 
 
-def make_executor(folder: Path, resources: Resources) -> submitit.AutoExecutor:
-    """submitit's executor, which keeps its files in `jobs/` of the folder."""
-    executor = submitit.AutoExecutor(folder / 'jobs', cluster=resources.executor)
-    if resources.executor == 'slurm':
-        gpus = {} if {'gpus_per_node', 'gres'} & resources.slurm.keys() else dict(gpus_per_node=1)
-        options = {f'slurm_{name}': value for name, value in resources.slurm.items()}
-        executor.update_parameters(name='mmext', **gpus, **options)
-    else:
+def stop(jobs: Sequence[Job]) -> None:
+    """Stop jobs. Those of this machine save a checkpoint first.
+
+    A job that is about to start ignores the signal until it trains, so the signal is repeated.
+    """
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    while (running := [each.job for each in jobs if not each.job.done()]) and time.monotonic() < deadline:
+        for job in running:
+            if isinstance(job, submitit.LocalJob):
+                # Not by cancel(), which sends SIGINT: a shell's background jobs ignore that. The number is its process.
+                os.kill(int(job.job_id), signal.SIGTERM)
+            else:
+                job.cancel(check=False)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def make_executor(folder: Path, resources: Resources) -> submitit.Executor:
+    """submitit's executor, which keeps its files in `jobs/` of the folder.
+
+    Raises:
+        ValueError: For Slurm where there is none.
+    """
+    if resources.executor == 'local':
+        executor = submitit.LocalExecutor(folder / 'jobs')
         executor.update_parameters(timeout_min=NO_LIMIT)
+        return executor
+    if not shutil.which('srun'):
+        raise ValueError('--executor slurm: this machine has no srun. Run the command where jobs are submitted')
+    executor = submitit.SlurmExecutor(folder / 'jobs')
+    gpus = {} if {'gpus_per_node', 'gres'} & resources.slurm.keys() else dict(gpus_per_node=1)
+    executor.update_parameters(job_name='mmext', **gpus, **resources.slurm)
     return executor
 
 
-def submit(executor: submitit.AutoExecutor, run: Run, free_gpus: deque[int]) -> Job:
+def submit(executor: submitit.Executor, run: Run, free_gpus: deque[int]) -> Job:
     """Submit a run, with a GPU of its own if this machine has any."""
     gpu = free_gpus.popleft() if free_gpus else None
     if gpu is not None:
-        executor.update_parameters(gpus_per_node=1, local_visible_gpus=[gpu])
+        executor.update_parameters(gpus_per_node=1, visible_gpus=[gpu])
     return Job(run, executor.submit(Training(), str(run.folder.resolve()), run.name, run.seed), gpu)
 
 

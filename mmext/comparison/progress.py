@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from .plan import Run
 
@@ -166,7 +167,7 @@ class Progress:
             scores = ' '.join(f'{self.states[run].ap or 0:.3f}' for run in own if run in self.done)
             done, waiting = (sum(run in group for run in own) for group in (self.done, self.waiting))
             variants.add_row(name, str(done), str(waiting), scores)
-        return Group(running, '', variants, '', self.whole())
+        return Group(running, '', variants, '', Text(self.whole()))
 
 
 def duration(seconds: float) -> str:

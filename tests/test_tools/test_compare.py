@@ -103,6 +103,26 @@ def test_killed_at_once_and_started_again(experiment, tmp_path):
     assert [entry['epoch'] for entry in record['curve']['val']] == list(range(1, 7))
 
 
+def test_stops_its_jobs_at_sigterm(experiment, tmp_path):
+    """They save a checkpoint within the epoch."""
+    words = [sys.executable, TOOL, experiment, '--seeds', 1, '--jobs', 2, '--work-dir', tmp_path, '--cfg-options']
+    command = [str(word) for word in (*words, 'train_cfg.max_epochs=500', 'train_cfg.val_interval=500')]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
+    work_dir, deadline = tmp_path / 'stock' / 'seed_0', time.monotonic() + 120
+    try:
+        while not (work_dir / 'epoch_1.pth').exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(90) == 128 + signal.SIGTERM
+        assert any(work_dir.glob('*.pth'))
+        before = sorted(work_dir.glob('*.pth'))
+        time.sleep(3)
+        assert sorted(work_dir.glob('*.pth')) == before
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 class TestWrongUseNamesTheRemedy:
     """Before anything trains."""
 
