@@ -40,7 +40,8 @@ lint: $(VENV)/.dev  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-docs: $(VENV)/.docs  ## draw the curves of the losses and build the pages: docs/_build/html/index.html
+docs: $(VENV)/.docs  ## draw tables and curves, and build the pages: docs/_build/html/index.html
+	$(BIN)/python docs/tables.py
 	$(BIN)/python tools/plot_losses.py --out docs/_generated
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 

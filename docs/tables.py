@@ -1,8 +1,12 @@
-"""Tables and sections of the pages, derived from what mmext.losses exports, its docstrings and the configs."""
+"""Tables and sections of the pages, derived from mmext.losses, its docstrings, the configs, and evidence/.
+
+The pages of docs/ include the parts by name. Files that are read without a build hold their tables between two
+comments, `<!-- table: NAME -->` and `<!-- end of table -->`; `python docs/tables.py` draws these anew.
+"""
 
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from inspect import getdoc
 from pathlib import Path
 
@@ -10,13 +14,19 @@ import torch
 from mmengine.config import Config
 
 from mmext import losses
-from mmext.comparison.results import load_results
-from mmext.comparison.statistics import compare
+from mmext.comparison.analysis import analyze, short_names, signed, spoken
+from mmext.comparison.report import markdown_table
+from mmext.comparison.results import Results, load_results
+from mmext.comparison.statistics import compare, summarize
 from mmext.losses.focus import Focus
 from mmext.visualization import loss_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
+EVIDENCE = ROOT / 'evidence'
+# The data sets of evidence/, and their titles.
+DATA = {'bccd': 'BCCD', 'aquarium': 'Aquarium', 'hituav': 'HIT-UAV'}
+FILLED = (ROOT / 'README.md', ROOT / 'docs' / 'which_loss.md', CONFIGS / 'yolox' / 'README.md')
 OFFSETS = (0.1, 0.5, 0.9, 1.5, 2.5)
 FIGURE = """\
 ```{{figure}} /_generated/{name}.png
@@ -218,7 +228,7 @@ def classification() -> str:
 def fast_path() -> str:
     """AP in float32 and on the fast path, seed by seed, from the record in `evidence/`."""
     rows = [['data', 'float32', 'fast path', 'mean difference', '95 % interval']]
-    for folder in sorted((ROOT / 'evidence' / 'fast-path').iterdir()):
+    for folder in sorted((EVIDENCE / 'fast-path').iterdir()):
         results = load_results(folder)
         fast, plain = (results.scores(name, 'AP') for name in results.plan.names)
         (difference,) = compare(plain, {'fast': fast}).values()
@@ -228,6 +238,56 @@ def fast_path() -> str:
     return table(*rows)
 
 
+def recorded() -> dict[str, Results]:
+    """The record of each data set, as far as there is one, by title."""
+    return {title: load_results(EVIDENCE / name) for name, title in DATA.items() if (EVIDENCE / name).is_dir()}
+
+
+def evidence() -> str:
+    """AP of the stock losses on each data set, and the difference that each idea makes; seeds in parentheses."""
+    columns = {title: evidence_column(results) for title, results in recorded().items()}
+    ideas = list(dict.fromkeys(idea for column in columns.values() for idea in column))
+    return table(['', *columns], *([idea, *(column.get(idea, '') for column in columns.values())] for idea in ideas))
+
+
+def evidence_column(results: Results) -> dict[str, str]:
+    """AP of the baseline, and the differences from it, by short names."""
+    labels = short_names(results.plan.names, results.plan.baseline)
+    baseline, *variants = (results.scores(name, 'AP') for name in labels)
+    summary = summarize(baseline)
+    sd = f' ± {summary.sd:.3f}' if len(baseline) > 1 else ''
+    column = {'stock': f'{summary.mean:.3f}{sd} ({len(baseline)})'}
+    differences = compare(baseline, dict(zip(results.plan.variants, variants)))
+    for name, difference in differences.items():
+        interval = f', {spoken(difference.interval)}' if difference.interval else ''
+        verdict = f' **{difference.verdict}**' if difference.verdict in ('better', 'worse') else ''
+        seeds = len(difference.values)
+        column[labels[name]] = f'{signed(difference.mean)}{interval} ({seeds}){verdict}' if seeds else ''
+    return column
+
+
+def evidence_of(title: str) -> str:
+    """The table of `mmext compare` for one data set."""
+    results = recorded().get(title)
+    return markdown_table(analyze(results)) if results else ''
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    'evidence': evidence,
+    **{f'evidence_{name}': partial(evidence_of, title) for name, title in DATA.items()},
+}
+
+
+def filled(text: str) -> str:
+    """The text with its tables drawn anew."""
+    return re.sub(
+        r'(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)',
+        lambda found: f'{found[1]}\n{TABLES[found[2]]()}\n{found[3]}',
+        text,
+        flags=re.S,
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
@@ -235,3 +295,7 @@ PARTS: dict[str, Callable[[], str]] = {
         *(variants, overlaps, focuses, other_boxes, classification, fast_path),
     )
 }
+
+if __name__ == '__main__':
+    for file in FILLED:
+        file.write_text(filled(file.read_text()))

@@ -128,6 +128,23 @@ class TestTables:
         assert set(re.findall(r'\(\.\./configs/\w+/(\S+\.py)\)', text)) == shipped
         assert len(shipped) > 30
 
+    @pytest.mark.parametrize('page', TABLES['FILLED'], ids=name)
+    def test_say_what_the_record_says(self, page):
+        text = page.read_text()
+        assert '<!-- table: ' in text
+        assert TABLES['filled'](text) == text, 'run `python docs/tables.py`'
+
+    def test_a_wrong_number_is_put_right(self):
+        text = TABLES['FILLED'][0].read_text()
+        wrong = re.sub(r'(<!-- table: evidence -->.*?\d\.)\d{3}', r'\g<1>999', text, flags=re.S)
+        assert wrong != text
+        assert TABLES['filled'](wrong) == text
+
+    def test_the_record_belongs_together(self):
+        for title, results in TABLES['recorded']().items():
+            assert results.all_runs
+            assert not results.problems, f'{title}: {results.problems[0]}'
+
 
 CONFIGS = [
     (page, block)

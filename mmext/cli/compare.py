@@ -32,6 +32,8 @@ from .check import check_types
 from .common import example, read_config
 from .train import use_amp
 
+WIDTH = 160
+
 EXAMPLES = (
     'mmext compare mmext::yolox/yolox_nano_1xb8-60e_bccd.py mmext::yolox/yolox_nano_obj-focal_1xb8-60e_bccd.py '
     '--seeds 5',
@@ -214,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show_report(folder: Path, record: Path | None) -> None:
     """Write the report of a folder and show its summary; keep a record of its results."""
-    Console().print(write_report(folder))
+    # What is not a terminal has no width; rich would break the table's words at 80 columns.
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(write_report(folder))
     if record:
         write_record(folder, record)

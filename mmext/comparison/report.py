@@ -117,9 +117,11 @@ def terminal_table(analysis: Analysis, metric: str = 'AP') -> Table:
 
 
 def markdown_table(analysis: Analysis, metric: str = 'AP') -> str:
-    """The same as Markdown."""
+    """The same as Markdown, without columns that are empty."""
     head = ['', 'seeds', f'{metric}, mean ± SD', 'difference', '95 % over seeds', '95 % over images', 'p', 'verdict']
-    rows = [head, ['---', *['--:'] * 6, '---'], *_rows(analysis, metric)]
+    cells = _rows(analysis, metric)
+    kept = [index for index in range(len(head)) if not index or any(row[index] for row in cells)]
+    rows = [[row[index] for index in kept] for row in (head, ['---', *['--:'] * 6, '---'], *cells)]
     return ''.join(f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in row)} |\n' for row in rows)
 
 
