@@ -7,6 +7,10 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+BASELINE_COLOR = '#4a4f57'
+# Told apart by those who see no red or green, and dark enough for thin lines on white.
+COLORS = ('#0b6bb5', '#c2500a', '#0a8a66', '#a8447f', '#8a6d00', '#5b4bc4', '#b3261e', '#2f7f93', '#6b7a1f', '#7a5230')
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -70,7 +74,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over two axes."""
+    """Lines over two axes; `series` has their data."""
 
     title: str
     x: Axis
@@ -78,6 +82,7 @@ class Chart:
     x_label: str
     y_label: str
     lines: list[Line]
+    series: list['Series']
     width: int = 340
     height: int = 230
 
@@ -133,7 +138,7 @@ def chart(
     x = Axis.around([*x_values, *(value for line in series for value in line.x)], 44, 332)
     y = Axis.around([*y_values, *ends], 192, 10)
     lines = [Line(line.color, _path(x, y, line.x, line.mean), _band(x, y, line, bands), line.name) for line in series]
-    return Chart(title, x, y, x_label, y_label, lines)
+    return Chart(title, x, y, x_label, y_label, lines, list(series))
 
 
 def _limits(line: Series, bands: bool) -> list[float]:

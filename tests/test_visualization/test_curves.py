@@ -1,0 +1,16 @@
+"""Curves of losses and AP."""
+
+from mmext.visualization import plot_curves
+from mmext.visualization.curves import points_of
+
+
+def test_of_two_records_of_one_step_the_later_counts():
+    records = [{'step': 2, 'loss': 3.0}, {'step': 1, 'loss': 4.0}, {'step': 2, 'loss': 5.0}, {'step': 3, 'lr': 1.0}]
+    assert points_of(records, 'loss') == [(1, 4.0), (2, 5.0)]
+
+
+def test_curves(tmp_path):
+    records = [{'step': 1, 'loss': 3.0, 'loss_cls': 1.0}, {'step': 2, 'loss': 2.0}, {'step': 1, 'coco/bbox_mAP': 0.1}]
+    full = plot_curves(records, tmp_path / 'new' / 'curves.png').read_bytes()
+    assert full[:4] == b'\x89PNG'
+    assert len(full) > len(plot_curves([], tmp_path / 'empty.png').read_bytes())
