@@ -1,12 +1,6 @@
 """Curves of losses and AP."""
 
 from mmext.visualization import plot_curves
-from mmext.visualization.curves import points_of
-
-
-def test_of_two_records_of_one_step_the_later_counts():
-    records = [{'step': 2, 'loss': 3.0}, {'step': 1, 'loss': 4.0}, {'step': 2, 'loss': 5.0}, {'step': 3, 'lr': 1.0}]
-    assert points_of(records, 'loss') == [(1, 4.0), (2, 5.0)]
 
 
 def test_curves(tmp_path):
