@@ -1,6 +1,5 @@
 """The report, in parts; tests/test_tools/test_train.py runs it for real."""
 
-
 import pytest
 from mmengine.structures import BaseDataElement
 
