@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     plots = read_plots([load_run(folder, name) for folder, name in zip(args.work_dirs, args.name)])
     paths = write_plots(plots, args.out)
-    for note in plots.notes:
+    for note in [*plots.warnings, *plots.notes]:
         print(f'! {note}')
     print(*paths, sep='\n')
 

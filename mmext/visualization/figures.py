@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,14 +24,15 @@ def save_charts(charts: Sequence[Chart], out_file: Path) -> Path:
     figure, panels = _grid(len(charts), 4.2, 3.2)
     for axes, chart in zip(panels, charts):
         for series in chart.series:
-            axes.plot(series.x, series.mean, color=series.color, label=series.name, linewidth=1.5)
+            marker = 'o' if len(series.x) == 1 else None
+            axes.plot(series.x, series.mean, color=series.color, label=series.name, linewidth=1.5, marker=marker)
         axes.set(
-            title=chart.title,
             xlabel=chart.x_label,
-            ylabel=chart.y_label,
+            ylabel='' if chart.y_label == chart.title else chart.y_label,
             xlim=(chart.x.low, chart.x.high),
             ylim=(chart.y.low, chart.y.high),
         )
+        axes.set_title(fill(chart.title, 44), fontsize='medium')
         axes.grid(alpha=0.3)
     _add_legend(figure, panels)
     return _save(figure, out_file)
@@ -54,7 +56,8 @@ def save_confusions(confusions: Sequence[Confusion], out_file: Path) -> Path:
             axes.text(column, len(shares), f'{count:.{confusion.digits}f}', ha='center', va='center', color='dimgray')
         axes.set_xticks(range(len(columns)), columns, rotation=30, ha='right')
         axes.set_yticks(range(len(shown)), [*(row.name for row in confusion.rows), 'no object'])
-        axes.set(title=confusion.title, xlabel='found', ylabel='true')
+        axes.set(xlabel='found', ylabel='true')
+        axes.set_title(fill(confusion.title, 34), fontsize='medium')
     return _save(figure, out_file)
 
 
@@ -71,7 +74,8 @@ def save_labels(labels: Sequence['LabelCounts'], out_file: Path) -> Path:
         axes.set_yticks(range(len(each.classes)), each.classes)
         axes.invert_yaxis()
         axes.margins(x=0.15)
-        axes.set(title=', '.join(each.runs), xlabel='share of the objects')
+        axes.set(xlabel='share of the objects')
+        axes.set_title(fill(', '.join(each.runs), 60), fontsize='medium')
         axes.legend(fontsize='small')
     return _save(figure, out_file)
 

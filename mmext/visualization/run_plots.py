@@ -22,6 +22,8 @@ PAGE_FILE = 'plots.html'
 MAX_POINTS = 300
 # More classes would be a page of small pictures.
 MAX_CLASSES = 12
+# Names in the title.
+MAX_TITLE = 3
 MAIN_METRICS = ('AP', 'AP50', 'AP75')
 SIZE_METRICS = ('APs', 'APm', 'APl')
 
@@ -105,6 +107,23 @@ class RunPlots:
         """The metrics of object sizes and of classes."""
         return [name for name in self.metric_names if name in SIZE_METRICS or name.startswith('AP ')]
 
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Where a loss is not finite."""
+        found = []
+        for run in self.runs:
+            for name in ['loss', *run.loss_names]:
+                steps = [step for step, value in points_of(run.losses, name) if not np.isfinite(value)]
+                if steps:
+                    more = f', nor at {len(steps) - 1} later records' if len(steps) > 1 else ''
+                    found.append(f'{run.name}: {name} is not finite at iteration {steps[0]}{more}')
+        return found
+
+    @property
+    def step(self) -> str:
+        """What the evaluations are counted in."""
+        return 'epoch' if all(run.by_epoch for run in self.runs if run.evaluations) else 'iteration'
+
     def summaries(self) -> list[Summary]:
         """A line for each run."""
         return [self._summary(run) for run in self.runs]
@@ -127,9 +146,10 @@ class RunPlots:
         return self._evaluation_charts(self.detail_names[: len(SIZE_METRICS) + MAX_CLASSES])
 
     def _evaluation_charts(self, names: Sequence[str]) -> list[Chart]:
-        step = 'epoch' if all(run.by_epoch for run in self.runs if run.evaluations) else 'iteration'
         return [
-            made for name in names if (made := self._over_runs(name, step, lambda run: run.evaluations, average=False))
+            made
+            for name in names
+            if (made := self._over_runs(name, self.step, lambda run: run.evaluations, average=False))
         ]
 
     def losses(self) -> list[Chart]:
@@ -220,7 +240,7 @@ class RunPlots:
         """The confusion matrix of each run with detections."""
         return [
             confusion_of(
-                f'{name}, score from {matched.best_threshold:.2f}',
+                f'{name}, score ≥ {matched.best_threshold:.2f}',
                 self.color[name],
                 [matched.confusion()],
                 matched.truth.classes,
@@ -272,7 +292,7 @@ def render(plots: RunPlots) -> str:
         'visualization/plots.html.jinja',
         {'number': number, 'thousands': '{:,}'.format},
         plots=plots,
-        title=f'Training of {names[0]}' if len(names) == 1 else f'{len(names)} trainings: {", ".join(names)}',
+        title=', '.join(names) if len(names) <= MAX_TITLE else f'{len(names)} trainings',
         legend=list(plots.color.items()),
         loss_legend=list(plots.loss_color.items()),
         columns=[name for name in plots.metric_names if name not in plots.detail_names],

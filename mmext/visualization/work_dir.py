@@ -100,9 +100,8 @@ class TrainingRun:
         """The command that evaluates the newest checkpoint and leaves its detections in the work dir."""
         checkpoint = newest_checkpoint(self.folder)
         words = ['mmext', 'test', str(self.config_file or 'CONFIG'), str(checkpoint or 'CHECKPOINT')]
-        return join(
-            [*words, '--work-dir', str(self.folder), '--cfg-options', f'test_evaluator.outfile_prefix={prefix}']
-        )
+        option = f'test_evaluator.outfile_prefix={self.folder / PREFIX}'
+        return join([*words, '--work-dir', str(self.folder), '--cfg-options', option])
 
 
 def load_run(folder: Path, name: str) -> TrainingRun:
