@@ -252,8 +252,10 @@ class RunPlots:
 
 def thin(points: Sequence[tuple[int, float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The x and y values of at most :data:`MAX_POINTS` points: the means of that many groups of successive points."""
+    if not points:
+        return (), ()
     groups = np.array_split(np.array(points, float), min(len(points), MAX_POINTS))
-    x, y = zip(*(group.mean(0).tolist() for group in groups), strict=True) if len(points) else ((), ())
+    x, y = zip(*(group.mean(0).tolist() for group in groups), strict=True)
     return x, y
 
 

@@ -8,7 +8,6 @@ from shlex import join
 
 from mmengine.config import Config
 
-from mmext.checkpoints import newest_checkpoint
 from mmext.errors import UserError
 
 from .scalars import loss_names, metrics_of, read_scalars
@@ -71,8 +70,10 @@ class TrainingRun:
     @cached_property
     def config_file(self) -> Path | None:
         """The resolved config of the newest training."""
-        dumped = sorted(self.folder.glob('*/vis_data/config.py')) or sorted(self.folder.glob('*.py'))
-        return dumped[-1] if dumped else None
+        # A test leaves a config, too, but no scalars.
+        dumped = [path.with_name('config.py') for path in self.folder.glob('*/vis_data/scalars.json')]
+        found = sorted(filter(Path.is_file, dumped)) or sorted(self.folder.glob('*.py'))
+        return found[-1] if found else None
 
     @cached_property
     def config(self) -> Config | None:
@@ -98,8 +99,8 @@ class TrainingRun:
 
     def command(self) -> str:
         """The command that evaluates the newest checkpoint and leaves its detections in the work dir."""
-        checkpoint = newest_checkpoint(self.folder)
-        words = ['mmext', 'test', str(self.config_file or 'CONFIG'), str(checkpoint or 'CHECKPOINT')]
+        checkpoint = max(self.folder.glob('*.pth'), key=lambda path: path.stat().st_mtime, default='CHECKPOINT')
+        words = ['mmext', 'test', str(self.config_file or 'CONFIG'), str(checkpoint)]
         option = f'test_evaluator.outfile_prefix={self.folder / PREFIX}'
         return join([*words, '--work-dir', str(self.folder), '--cfg-options', option])
 

@@ -2,7 +2,7 @@
 
 import json
 
-from mmext.visualization.scalars import points_of, read_scalars
+from mmext.visualization.scalars import loss_names, metrics_of, points_of, read_scalars
 
 
 def test_of_two_records_of_one_step_the_later_counts():
@@ -39,3 +39,28 @@ def test_scalars_of_an_abandoned_run_are_left_out(tmp_path):
         (folder / 'scalars.json').write_text(''.join(json.dumps({'step': i, 'loss': name}) + '\n' for i in steps))
     records = read_scalars(tmp_path / '3_resumed', resumed=True)
     assert [(record['step'], record['loss'][0]) for record in records] == [(1, '2'), (2, '2'), (3, '3'), (4, '3')]
+
+
+def test_a_line_that_is_no_record_is_skipped_with_a_warning(tmp_path, log):
+    """A process killed while it wrote leaves half a line; a full disk may leave one in the middle."""
+    folder = tmp_path / '1' / 'vis_data'
+    folder.mkdir(parents=True)
+    lines = ['{"step": 1, "loss": 3.0}', '{"step": 2, "lo', '[1]', '{"loss": 2.0}', '{"step": 5, "loss": 1.0}']
+    (folder / 'scalars.json').write_text('\n'.join(lines))
+    assert [record['step'] for record in read_scalars(tmp_path / '1', resumed=False)] == [1, 5]
+    warnings = [record.getMessage() for record in log.records]
+    assert len(warnings) == 3
+    assert 'scalars.json, line 2 is skipped: it is not a record of a step: \'{"step": 2, "lo\'' in warnings[0]
+
+
+def test_metrics_have_their_usual_names():
+    records = [
+        {'loss': 1.0, 'step': 2},
+        {'coco/bbox_mAP': 0.5, 'coco/cat_precision': 0.4, 'coco/bbox_mAP_copypaste': '0.5', 'time': 1.0, 'step': 1},
+    ]
+    assert metrics_of(records) == [{'step': 1, 'AP': 0.5, 'AP cat': 0.4}]
+
+
+def test_the_parts_of_the_loss():
+    records = [{'loss': 3.0, 'loss_cls': 1.0, 'd0.loss_bbox': 2.0, 'share/loss_cls': 0.3, 'lr': 0.1, 'step': 1}]
+    assert loss_names(records) == ['loss_cls', 'd0.loss_bbox']
