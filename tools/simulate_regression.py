@@ -33,8 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f'--{name} must be at least 1, but is {getattr(args, name)}')
     settings = [known[name] for name in args.names or known]
     points = regression.spread_points(args.points)
-    with ProcessPoolExecutor(args.jobs, get_context('spawn'), torch.set_num_threads, (1,)) as pool:
-        descents = dict(zip(settings, pool.map(partial(regression.simulate, points=points), settings)))
+    simulate = partial(regression.simulate, points=points)
+    if args.jobs == 1:
+        descents = dict(zip(settings, map(simulate, settings)))
+    else:
+        with ProcessPoolExecutor(args.jobs, get_context('spawn'), torch.set_num_threads, (1,)) as pool:
+            descents = dict(zip(settings, pool.map(simulate, settings)))
     paths = [write_errors(descents, args.out / 'regression.csv')]
     paths += regression.write_figures(descents, points, args.out)
     for setting, descent in sorted(descents.items(), key=lambda item: item[1].errors[-1]):

@@ -8,8 +8,11 @@ area 1 at its center. Every anchor is paired with every target. Step t moves all
 
 The gradient is that of mmext's losses, by autograd. The error of a case is the L1 distance :math:`|B_t - B^*|_1`.
 
-The authors' program differs in three ways: it takes its points at random; the derivatives of the IoU with respect to w
-and h in it are twice the true ones; and some derivatives of DIoU's penalty have the wrong sign.
+The paper's order of GIoU and DIoU depends on a fault of the authors' program: in the x and y derivatives of DIoU's
+penalty :math:`\rho^2 / c^2`, the term of :math:`c^2` has the wrong sign, so boxes move faster than the loss makes them.
+With the true gradient, GIoU is ahead of DIoU at first and ends closer to the target; with that sign, DIoU is ahead
+throughout, as in the paper. The program also doubles the derivatives of the IoU with respect to w and h, and takes its
+points at random.
 
 Source: Zheng et al., `DIoU <https://arxiv.org/abs/1911.08287>`_, section 3 and algorithm 1.
 """
@@ -274,9 +277,10 @@ def _table(powers: Mapping[str, Mapping[str, Descent]]) -> Figure:
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(powers)), list(powers))
     axes.xaxis.tick_top()
-    for row, column in np.ndindex(values.shape):
-        color = 'black' if norm(values[row, column]) > 0.6 else 'white'
-        axes.text(column, row, f'{values[row, column]:.3f}', ha='center', va='center', color=color)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            color = 'black' if norm(value) > 0.6 else 'white'
+            axes.text(column, row, f'{value:.3f}', ha='center', va='center', color=color)
     axes.set_title('mean error of a case after the last iteration (L1)', fontsize='medium')
     return figure
 
