@@ -40,8 +40,9 @@ lint: $(VENV)/.dev  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-docs: $(VENV)/.docs  ## draw the curves of the losses and build the pages: docs/_build/html/index.html
+docs: $(VENV)/.docs  ## draw the curves of the losses, simulate them and build the pages: docs/_build/html/index.html
 	$(BIN)/python tools/plot_losses.py --out docs/_generated
+	$(BIN)/python tools/simulate_regression.py --points 60 --out docs/_generated
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 ops:  ## rebuild mmcv's operators, bypassing pip's cache: the remedy for a broken set-up
