@@ -43,6 +43,7 @@ lint: $(VENV)/.dev  ## check style and format
 docs: $(VENV)/.docs  ## draw tables and curves, and build the pages: docs/_build/html/index.html
 	$(BIN)/python docs/tables.py
 	$(BIN)/python tools/plot_losses.py --out docs/_generated
+	$(BIN)/python tools/simulate_regression.py --points 60 --out docs/_generated
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 ops:  ## rebuild mmcv's operators, bypassing pip's cache: the remedy for a broken set-up

@@ -15,7 +15,7 @@ from toy_training import VARYING, differences, in_a_process, signal_at, status_o
 
 from mmext.checkpoints import load_checkpoint
 from mmext.cli import train as cli_train
-from mmext.hooks.report_hook import read_scalars
+from mmext.visualization.scalars import read_scalars
 
 EXPERIMENT = """
 _base_ = 'mmext::yolox/yolox_nano_1xb8-9e_shapes.py'

@@ -11,6 +11,7 @@ COMMANDS = {
     'train': 'train and evaluate a detector',
     'test': 'evaluate a checkpoint',
     'compare': 'compare configs over several seeds',
+    'plot': 'plot trainings: curves, loss shares, PR curves, confusion matrices, labels',
     'class-weights': 'class weights from the number of objects of each class',
 }
 

@@ -9,19 +9,17 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
+from mmext.visualization import html
+from mmext.visualization.charts import BASELINE_COLOR, COLORS, Axis, Chart, Series, chart
+from mmext.visualization.confusion import Confusion, confusion_of
+
 from .analysis import Analysis, count, join, p_value, seed_list, signed, spoken
-from .charts import Axis, Chart, Series, chart
 from .matching import MATCH_IOU, RECALLS, GroundTruth, Matches, Outcome
 from .results import Result
 from .statistics import LEVEL, MIN_PAIRS, POWER, Difference, Interval
 
-BASELINE_COLOR = '#4a4f57'
-# Told apart by those who see no red or green, and dark enough for thin lines on white.
-COLORS = ('#0b6bb5', '#c2500a', '#0a8a66', '#a8447f', '#8a6d00', '#5b4bc4', '#b3261e', '#2f7f93', '#6b7a1f', '#7a5230')
 # More classes would be a page of small pictures: the CSV has them all.
 MAX_CLASSES = 12
 PICTURES = 2
@@ -60,35 +58,6 @@ class Panel:
     rows: list[Row]
     axis: Axis
     width: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a confusion matrix: the mean count over the seeds, and its share of the row."""
-
-    count: float
-    share: float
-    color: str
-
-
-@dataclass(frozen=True)
-class ConfusionRow:
-    """One true class."""
-
-    name: str
-    cells: list[Cell]
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """The confusion matrix of one run, the mean over its seeds."""
-
-    label: str
-    color: str
-    seeds: int
-    names: list[str]
-    rows: list[ConfusionRow]
-    false: list[float]
 
 
 @dataclass(frozen=True)
@@ -156,17 +125,14 @@ class Gallery:
 def render(analysis: Analysis) -> str:
     """The page as HTML."""
     builder = _Page(analysis)
-    environment = Environment(
-        loader=PackageLoader('mmext.comparison', ''),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters.update(signed=signed, spoken=spoken, p_value=p_value, seed_list=seed_list)
-    style = environment.loader.get_source(environment, 'report.css')[0]
-    return environment.get_template('report.html.jinja').render(
-        **builder.content(), style=Markup(style), level=LEVEL, power=POWER, min_pairs=MIN_PAIRS, match_iou=MATCH_IOU
+    return html.render(
+        'comparison/report.html.jinja',
+        dict(signed=signed, spoken=spoken, p_value=p_value, seed_list=seed_list),
+        **builder.content(),
+        level=LEVEL,
+        power=POWER,
+        min_pairs=MIN_PAIRS,
+        match_iou=MATCH_IOU,
     )
 
 
@@ -329,22 +295,9 @@ class _Page:
         return [self.confusion(name) for name in names if name in self.analysis.matches]
 
     def confusion(self, name: str) -> Confusion:
-        by_seed = self.analysis.matches[name]
-        mean = np.mean([matched.confusion() for matched in by_seed.values()], 0)
-        shares = mean / np.maximum(mean.sum(1, keepdims=True), 1e-9)
-        color, labels = self.color[name], [*map(self.plan.classes.index, self.classes)]
-        rows = [
-            ConfusionRow(
-                self.plan.classes[row],
-                [
-                    Cell(mean[row, column], shares[row, column], _tint(color, shares[row, column]))
-                    for column in (*labels, len(self.plan.classes))
-                ],
-            )
-            for row in labels
-        ]
-        false = mean[-1, labels].tolist()
-        return Confusion(self.analysis.labels[name], color, len(by_seed), self.classes, rows, false)
+        counts = [matched.confusion() for matched in self.analysis.matches[name].values()]
+        title = f'{self.analysis.labels[name]}, mean of {count(len(counts), "seed")}'
+        return confusion_of(title, self.color[name], counts, self.plan.classes, self.classes)
 
     def thresholds(self) -> str:
         """The score thresholds of the confusion matrices and pictures."""
@@ -463,11 +416,6 @@ class _Page:
     @property
     def truth(self) -> GroundTruth | None:
         return next((matched.truth for by_seed in self.analysis.matches.values() for matched in by_seed.values()), None)
-
-
-def _tint(color: str, share: float) -> str:
-    """The color, as opaque as the share is large."""
-    return f'{color}{round(25 + share * 205):02x}'
 
 
 def _values(runs: Sequence[Result], of) -> str:

@@ -20,7 +20,8 @@ from torch import nn
 
 from mmext.checkpoints import newest_checkpoint, register_loaders
 from mmext.cli.common import add_hook, build_runner, make_resumable
-from mmext.hooks.report_hook import read_scalars
+from mmext.visualization.curves import AP_NAMES
+from mmext.visualization.scalars import read_scalars
 
 from .conditions import code_hash, config_hash, data_hash
 from .metrics import coco_metrics
@@ -182,9 +183,8 @@ def curve(records: Sequence[dict], iterations: int) -> dict[str, list[dict]]:
         for record in records
         if 'loss' in record
     ]
-    names = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50', 'coco/bbox_mAP_75': 'AP75'}
     evaluations = [
-        dict(epoch=record['step']) | {names[name]: value for name, value in record.items() if name in names}
+        dict(epoch=record['step']) | {AP_NAMES[name]: value for name, value in record.items() if name in AP_NAMES}
         for record in records
         if 'loss' not in record
     ]

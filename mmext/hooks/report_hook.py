@@ -1,6 +1,5 @@
 """End-of-run report: a table of metrics, curves and pictures."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from terminaltables import AsciiTable
 
 from mmext.registry import HOOKS
 from mmext.visualization import draw_predictions, plot_curves
+from mmext.visualization.scalars import NAMES, read_scalars
 
-# The usual names of COCO's metrics.
-NAMES = {'bbox_mAP': 'AP', 'bbox_mAP_50': 'AP50', 'bbox_mAP_75': 'AP75'}
 LEFT_OUT = ('bbox_mAP_s', 'bbox_mAP_m', 'bbox_mAP_l', 'bbox_mAP_copypaste')
 
 
@@ -128,26 +126,3 @@ class ReportHook(Hook):
                 self.samples, runner.visualizer, work_dir / 'pictures', self.score_thr
             )
         return places
-
-
-def read_scalars(log_dir: Path, resumed: bool) -> list[dict]:
-    """Read the records of mmengine's local backend, one for each logged step.
-
-    Args:
-        log_dir: The folder of the run, named by its time, in the work dir.
-        resumed: Read the earlier runs in the same work dir too, each up to the step where the next one started.
-    """
-    files = [log_dir / 'vis_data' / 'scalars.json']
-    if resumed:
-        files = sorted(log_dir.parent.glob('*/vis_data/scalars.json'))
-    records: list[dict] = []
-    # The first step of the runs read so far, for training (True) and evaluation (False): earlier runs end there.
-    first = {True: float('inf'), False: float('inf')}
-    for file in reversed([file for file in files if file.is_file()]):
-        # A run that was killed may have left half a line at the end.
-        run = [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith('\n')]
-        run = [record for record in run if record['step'] < first['loss' in record]]
-        for record in run:
-            first['loss' in record] = min(first['loss' in record], record['step'])
-        records = run + records
-    return records

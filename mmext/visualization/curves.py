@@ -6,7 +6,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-AP_NAMES = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50', 'coco/bbox_mAP_75': 'AP75'}
+from .scalars import NAMES, points_of
+
+AP_NAMES = {f'coco/{key}': name for key, name in NAMES.items()}
 
 
 def plot_curves(records: Sequence[dict], out_file: Path) -> Path:
@@ -29,11 +31,6 @@ def plot_curves(records: Sequence[dict], out_file: Path) -> Path:
     out_file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out_file, dpi=130)
     return out_file
-
-
-def points_of(records: Sequence[dict], key: str) -> list[tuple[int, float]]:
-    """The steps at which the key was logged, and its values."""
-    return sorted({record['step']: record[key] for record in records if key in record}.items())
 
 
 def _draw(axes: Axes, records: Sequence[dict], names: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from mmext.comparison.charts import Axis, Series, chart
+from mmext.visualization.charts import Axis, Series, chart
 
 
 def points(path):

@@ -1,4 +1,4 @@
-"""Folders of finished runs with drawn data and made-up detections, as `mmext compare` leaves them."""
+"""Work dirs of trainings and comparisons, with drawn data, and records and detections that are made up."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -174,3 +174,42 @@ def comparison(
             content = result(name, seed, outline['runs'][name], metrics, rng, detections=found)
             write(folder / name / f'seed_{seed}' / 'result.json', content)
     return folder
+
+
+CONFIG = """
+default_scope = 'mmdet'
+data = dict(
+    type='CocoDataset', ann_file={annotations!r}, data_prefix=dict(img={images!r}), metainfo=dict(classes={classes!r}),
+    pipeline=[])
+train_dataloader = dict(dataset=dict(type='MultiImageMixDataset', dataset=data, pipeline=[]))
+val_dataloader = dict(dataset=dict(**data, test_mode=True))
+test_dataloader = val_dataloader
+"""
+
+
+def work_dir(
+    folder: Path, steps: Sequence[Mapping], annotations: Path | None = None, time: str = '20260101_000000'
+) -> Path:
+    """What `mmext train` leaves in its work dir: these records, and a config with these annotations."""
+    data = folder / time / 'vis_data'
+    data.mkdir(parents=True, exist_ok=True)
+    (data / 'scalars.json').write_text(''.join(json.dumps(step) + '\n' for step in steps))
+    if annotations:
+        images = str(annotations.parents[1] / 'images')
+        (data / 'config.py').write_text(CONFIG.format(annotations=str(annotations), images=images, classes=CLASSES))
+    return folder
+
+
+def training(epochs: int = 4, scale: float = 1.0) -> list[dict]:
+    """Records of four iterations of each epoch, and an evaluation after it; the losses have the shares 1 : 2 : 1."""
+    steps = []
+    for epoch in range(1, epochs + 1):
+        for step in range(4 * epoch - 3, 4 * epoch + 1):
+            loss = scale * 8 / step
+            losses = dict(loss=loss, loss_cls=loss / 4, loss_bbox=loss / 2, loss_obj=loss / 4)
+            steps.append(dict(lr=0.01 / step, data_time=0.1, **losses, epoch=epoch, iter=step, step=step))
+        ap = round(0.5 * scale * epoch / epochs, 3)
+        scores = {'bbox_mAP': ap, 'bbox_mAP_50': ap + 0.2, 'bbox_mAP_75': ap - 0.05, 'bbox_mAP_s': 0.1}
+        evaluation = {'disc_precision': 0.3, **scores, 'bbox_mAP_copypaste': '0.1 0.2'}
+        steps.append({**{f'coco/{key}': value for key, value in evaluation.items()}, 'time': 0.2, 'step': epoch})
+    return steps

@@ -1,4 +1,4 @@
-"""Curves and pictures."""
+"""Predictions beside the ground truth."""
 
 import cv2
 import numpy as np
@@ -7,20 +7,7 @@ from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData
 
-from mmext.visualization import draw_predictions, plot_curves
-from mmext.visualization.curves import points_of
-
-
-def test_of_two_records_of_one_step_the_later_counts():
-    records = [{'step': 2, 'loss': 3.0}, {'step': 1, 'loss': 4.0}, {'step': 2, 'loss': 5.0}, {'step': 3, 'lr': 1.0}]
-    assert points_of(records, 'loss') == [(1, 4.0), (2, 5.0)]
-
-
-def test_curves(tmp_path):
-    records = [{'step': 1, 'loss': 3.0, 'loss_cls': 1.0}, {'step': 2, 'loss': 2.0}, {'step': 1, 'coco/bbox_mAP': 0.1}]
-    full = plot_curves(records, tmp_path / 'new' / 'curves.png').read_bytes()
-    assert full[:4] == b'\x89PNG'
-    assert len(full) > len(plot_curves([], tmp_path / 'empty.png').read_bytes())
+from mmext.visualization import draw_predictions
 
 
 def test_predictions_beside_the_ground_truth(tmp_path):

@@ -7,6 +7,10 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+BASELINE_COLOR = '#4a4f57'
+# Told apart by those who see no red or green, and dark enough for thin lines on white.
+COLORS = ('#0b6bb5', '#c2500a', '#0a8a66', '#a8447f', '#8a6d00', '#5b4bc4', '#b3261e', '#2f7f93', '#6b7a1f', '#7a5230')
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -29,14 +33,26 @@ class Axis:
     signed: bool = False
 
     @classmethod
-    def around(cls, values: Iterable[float], start: float, end: float, ticks: int = 5, signed: bool = False) -> 'Axis':
-        """The axis that holds all values, NaN apart, and ends on ticks."""
+    def around(
+        cls,
+        values: Iterable[float],
+        start: float,
+        end: float,
+        ticks: int = 5,
+        signed: bool = False,
+        tight: bool = False,
+    ) -> 'Axis':
+        """The axis that holds all values, NaN apart, and ends on ticks, or with `tight` where the values end."""
         finite = [value for value in values if np.isfinite(value)] or [0.0]
         low, high = min(finite), max(finite)
         if high - low < 1e-6:
             low, high = low - 0.005, high + 0.005
         marks = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        return cls(float(marks[0]), float(marks[-1]), start, end, tuple(float(mark) for mark in marks), signed)
+        if tight:
+            marks = [mark for mark in marks if low <= mark <= high]
+        else:
+            low, high = marks[0], marks[-1]
+        return cls(float(low), float(high), start, end, tuple(float(mark) for mark in marks), signed)
 
     def __call__(self, value: float) -> float:
         """The point of a value, to a tenth."""
@@ -47,8 +63,7 @@ class Axis:
         """The text of a tick."""
         if abs(tick) < 1e-12:
             return '0'
-        text = f'{tick:+.3g}' if self.signed else f'{tick:.3g}'
-        return text.replace('-', '\N{MINUS SIGN}')
+        return _spelled(tick, '+' if self.signed else '').replace('-', '\N{MINUS SIGN}')
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over two axes."""
+    """Lines over two axes; `series` has their data."""
 
     title: str
     x: Axis
@@ -78,6 +93,7 @@ class Chart:
     x_label: str
     y_label: str
     lines: list[Line]
+    series: list['Series']
     width: int = 340
     height: int = 230
 
@@ -130,10 +146,19 @@ def chart(
         bands: Whether to draw bands.
     """
     ends = [value for line in series for value in _limits(line, bands)]
-    x = Axis.around([*x_values, *(value for line in series for value in line.x)], 44, 332)
     y = Axis.around([*y_values, *ends], 192, 10)
+    margin = max(44, 24 + 6 * max(len(y.label(tick)) for tick in y.ticks))
+    x = Axis.around([*x_values, *(value for line in series for value in line.x)], margin, 332, tight=True)
     lines = [Line(line.color, _path(x, y, line.x, line.mean), _band(x, y, line, bands), line.name) for line in series]
-    return Chart(title, x, y, x_label, y_label, lines)
+    return Chart(title, x, y, x_label, y_label, lines, list(series))
+
+
+def _spelled(value: float, sign: str) -> str:
+    """A number in few characters: 0.25, 1,500, 20k, 1.5M."""
+    for unit, name in ((1e6, 'M'), (1e4, 'k')):
+        if abs(value) >= unit:
+            return f'{value / (1e3 if name == "k" else unit):{sign}.4g}{name}'
+    return f'{value:{sign},.0f}' if abs(value) >= 1000 else f'{value:{sign}.3g}'
 
 
 def _limits(line: Series, bands: bool) -> list[float]:
@@ -143,6 +168,8 @@ def _limits(line: Series, bands: bool) -> list[float]:
 
 def _path(x: Axis, y: Axis, across: Iterable[float], up: Iterable[float]) -> str:
     points = [f'{x(a):g},{y(b):g}' for a, b in zip(across, up) if np.isfinite(b)]
+    # A line of no length is drawn as a dot, a single point not at all.
+    points = points * 2 if len(points) == 1 else points
     return f'M{" L".join(points)}' if points else ''
 
 
