@@ -11,6 +11,8 @@ COMMANDS = {
     'train': 'train and evaluate a detector',
     'test': 'evaluate a checkpoint',
     'compare': 'compare configs over several seeds',
+    'predict': 'pictures and detections of images',
+    'publish': 'a config and weights that need no mmext; ONNX',
     'class-weights': 'class weights from the number of objects of each class',
 }
 
