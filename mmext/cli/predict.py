@@ -31,8 +31,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             'mmext predict mmext::yolox/yolox_nano_1xb8-60e_bccd.py work_dirs/bccd/epoch_60.pth data/bccd/images'
         ),
     )
-    arguments.add_argument('config', help='config: a file, or the name of one that mmext ships, mmext::yolox/....py')
-    arguments.add_argument('checkpoint', help='checkpoint file')
+    add_config_arguments(arguments)
     arguments.add_argument(
         'source', metavar='IMAGE_OR_FOLDER', help='an image, or a folder: all images in it and in the folders below it'
     )
@@ -48,6 +47,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments.add_argument('--no-pictures', action='store_true', help='write predictions.json alone')
     arguments.add_argument('--batch-size', type=int, default=1, help='images in one batch (default: 1)')
     arguments.add_argument('--device', help='where to run, such as cpu or cuda:1 (default: a GPU, if there is one)')
+    args = arguments.parse_args(argv)
+    if args.batch_size < 1:
+        arguments.error(f'--batch-size must be at least 1, but is {args.batch_size}')
+    return args
+
+
+def add_config_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a trained model."""
+    arguments.add_argument('config', help='config: a file, or the name of one that mmext ships, mmext::yolox/....py')
+    arguments.add_argument('checkpoint', help='checkpoint file')
     arguments.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
     )
@@ -56,10 +65,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='load a checkpoint that holds more than data, which can run any code: only files of people you trust',
     )
-    args = arguments.parse_args(argv)
-    if args.batch_size < 1:
-        arguments.error(f'--batch-size must be at least 1, but is {args.batch_size}')
-    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:

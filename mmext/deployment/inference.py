@@ -34,6 +34,9 @@ class Inferencer(DetInferencer):
     Raises:
         UserError: If the config has no test data, the checkpoint does not fit it, or the model needs operators that
             mmcv lacks on the device.
+
+    Attributes:
+        source_config: The config as given; mmdet changes the pipeline of its own copy, `cfg`.
     """
 
     def __init__(self, config: Config, checkpoint: str, device: str | None = None):
@@ -42,6 +45,7 @@ class Inferencer(DetInferencer):
                 'the config has no test_dataloader.dataset, whose pipeline prepares the images: give it one, such as '
                 'test_dataloader = val_dataloader'
             )
+        self.source_config = config
         config = deepcopy(config)
         # Pictures are returned, not stored by the visualizer.
         config.visualizer.vis_backends = None

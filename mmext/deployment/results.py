@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmdet.registry import DATASETS
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.fileio import load
 from mmengine.structures import InstanceData
 
@@ -67,6 +69,12 @@ class CocoIds:
         return self._first + self.unknown - 1
 
 
+def inference_dataset(config: Config) -> BaseDataset:
+    """The test data of a config, whose annotations are not read."""
+    leaf = next(iter(leaves(config.test_dataloader.dataset).values()))
+    return DATASETS.build({**leaf, 'lazy_init': True})
+
+
 def read_ids(classes: Sequence[str], config: Config) -> CocoIds:
     """The ids that the test data of a config give, if their annotation file is here.
 
@@ -74,10 +82,7 @@ def read_ids(classes: Sequence[str], config: Config) -> CocoIds:
         classes: The name of each label.
         config: The config.
     """
-    from mmdet.registry import DATASETS
-
-    leaf = next(iter(leaves(config.test_dataloader.dataset).values()))
-    dataset = DATASETS.build({**leaf, 'lazy_init': True})
+    dataset = inference_dataset(config)
     path = getattr(dataset, 'ann_file', '')
     if not path.endswith('.json') or not Path(path).is_file():
         return CocoIds(classes)

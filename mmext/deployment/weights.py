@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmext.audit import leaves
 from mmext.errors import UserError
 from mmext.heads.yolox_softmax_head import SOFTMAX_KEY
+
+from .results import inference_dataset
 
 
 def model_weights(checkpoint: dict, name: str) -> dict[str, Tensor]:
@@ -85,12 +86,9 @@ def class_metainfo(checkpoint: dict, config: Config) -> dict[str, object]:
         checkpoint: The checkpoint.
         config: The config.
     """
-    from mmdet.registry import DATASETS
-
     meta = checkpoint.get('meta') or {}
     # MMDetection 2 saved CLASSES.
     found = {key.lower(): value for key, value in {**meta, **meta.get('dataset_meta', {})}.items()}
     if not found.get('classes'):
-        dataset = next(iter(leaves(config.test_dataloader.dataset).values()))
-        found = DATASETS.build({**dataset, 'lazy_init': True}).metainfo
+        found = inference_dataset(config).metainfo
     return {key: found[key] for key in ('classes', 'palette') if found.get(key)}
