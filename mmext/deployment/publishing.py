@@ -129,7 +129,7 @@ def compare(original: Inferencer, published: Inferencer, images: Sequence[str | 
 
 def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     """The largest difference of two tensors, relative where the expected value is above 1; inf for a NaN."""
-    if not expected.numel():
+    if not found.numel():
         return 0.0
     return ((expected - found).abs() / expected.abs().clamp(min=1)).nan_to_num(torch.inf).max().item()
 
