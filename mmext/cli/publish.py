@@ -16,7 +16,8 @@ from .predict import add_config_arguments
 if TYPE_CHECKING:
     from mmext.deployment.inference import Inferencer
 
-NOISE_IMAGES = REAL_IMAGES = 4
+RANDOM_SIZES = ((320, 320), (100, 260), (480, 350), (64, 64))
+REAL_IMAGES = 4
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,33 +51,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_types(config.to_dict())
     # They import mmdet, which read_config checks.
     from mmext.deployment.inference import Inferencer
-    from mmext.deployment.publishing import compare, noise, publish
+    from mmext.deployment.publishing import compare, publish, random_images
 
     original = Inferencer(config, check_file(args.checkpoint, 'checkpoint'), 'cpu')
     if args.onnx:
         from mmext.deployment.onnx_export import check_exportable
 
         check_exportable(original.model)
-    images = [*noise(NOISE_IMAGES), *real_images(original, args.images)]
+    images = real_images(original, args.images)
     files = publish(original, args.trust_checkpoint, Path(args.out), args.name or Path(args.config).stem)
     published = Inferencer(Config.fromfile(files.config), str(files.weights), 'cpu')
-    agreement = compare(original, published, images)
+    agreement = compare(original, published, [*random_images(RANDOM_SIZES), *images])
     print(f'config: {files.config}')
     print(f'weights: {files.weights}')
     if files.module:
         print(f'head: {files.module}, which the config imports: keep it beside the config')
-    real = len(images) - NOISE_IMAGES
     print(
-        f'predictions before and after agree: {agreement.detections} detections on {NOISE_IMAGES} random images and '
-        f'{real} real ones, largest difference {agreement.difference:.1e}'
+        f'predictions are the same: {agreement.detections} detections on {len(RANDOM_SIZES)} random images and '
+        f'{len(images)} real ones, largest difference {agreement.difference:.1e}'
     )
-    if not real:
+    if not images:
         print('there were no real images to compare on: name some by --images')
     if args.onnx:
         write_onnx(published, images, files.weights.parent / f'{files.config.stem}.onnx', args.opset)
 
 
-def write_onnx(published: 'Inferencer', images: Sequence, path: Path, opset: int) -> None:
+def write_onnx(published: 'Inferencer', images: Sequence[str], path: Path, opset: int) -> None:
     """Export the published detector, compare the result with it, and write the file."""
     from mmext.deployment.onnx_export import check_onnx, export_onnx
     from mmext.deployment.publishing import write_with_hash

@@ -127,20 +127,27 @@ def compare(original: Inferencer, published: Inferencer, images: Sequence[str | 
     return Agreement(len(images), count, largest)
 
 
-def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """The largest difference of two tensors, relative where the expected value is above 1; inf for a NaN."""
-    if not found.numel():
+def difference(expected: torch.Tensor, found: torch.Tensor, scale: torch.Tensor | None = None) -> float:
+    """The largest difference of two tensors; inf if only one of them is infinite or NaN.
+
+    Args:
+        expected: The one.
+        found: The other, of the same shape.
+        scale: What each difference is relative to where that is above 1; None: the expected value.
+    """
+    if not expected.numel():
         return 0.0
-    return ((expected - found).abs() / expected.abs().clamp(min=1)).nan_to_num(torch.inf).max().item()
+    scale = (expected if scale is None else scale).abs().clamp(min=1)
+    same = (expected == found) | (expected.isnan() & found.isnan())
+    return torch.where(same, 0, (expected - found).abs() / scale).nan_to_num(torch.inf).max().item()
 
 
-def noise(number: int, seed: int = 0) -> list[np.ndarray]:
-    """Images of random pixels and of random blocks, of several sizes, as OpenCV reads them."""
+def random_images(sizes: Sequence[tuple[int, int]], seed: int = 0) -> list[np.ndarray]:
+    """Images of random pixels, as OpenCV reads them.
+
+    Args:
+        sizes: Height and width of each image.
+        seed: The seed.
+    """
     random = np.random.default_rng(seed)
-    images = []
-    for index in range(number):
-        height, width = random.integers(48, 400, 2)
-        block = 1 if index % 2 else 16
-        small = random.integers(0, 256, (height // block, width // block, 3), dtype=np.uint8)
-        images.append(np.ascontiguousarray(small.repeat(block, 0).repeat(block, 1)))
-    return images
+    return [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
