@@ -158,7 +158,7 @@ def _replace(node: dict, place: str, head: str) -> dict:
 
 
 def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The weights for the converted config, as contiguous tensors on the CPU.
+    """The weights for the converted config, as contiguous tensors.
 
     The state of losses is left out. A softmax over one or two classes becomes part of the layers before it; batch norms
     stay as they are, since the keys would no longer be those of mmdet's layers.
@@ -167,11 +167,11 @@ def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str
         weights: The weights of the model.
         model: The detector of the training.
     """
-    kept = {key: value.detach().cpu().contiguous() for key, value in weights.items() if not is_loss_state(key)}
+    kept = {key: value.detach().contiguous() for key, value in weights.items() if not is_loss_state(key)}
     mark = f'bbox_head.{SOFTMAX_KEY}'
     if needs_softmax(model):
         # Checkpoints of before the key lack it.
-        return {**kept, mark: model.state_dict()[mark].cpu()}
+        return {**kept, mark: model.state_dict()[mark]}
     kept.pop(mark, None)
     if has_softmax(model):
         for key, value in kept.items():
