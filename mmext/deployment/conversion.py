@@ -12,6 +12,8 @@ from mmext.errors import UserError
 from mmext.heads import YOLOXHead, yolox_softmax_head
 from mmext.heads.yolox_head import SATURATED_LOGIT
 from mmext.heads.yolox_softmax_head import SOFTMAX_KEY
+from mmext.losses import SoftmaxFocalLoss
+from mmext.losses.base import BoxLoss, ElementwiseLoss
 
 from .weights import is_loss_state
 
@@ -144,13 +146,13 @@ def _replace(node: dict, place: str, head: str) -> dict:
     if kind in REPLACEMENTS:
         name, dropped = REPLACEMENTS[kind]
         return {**{key: value for key, value in node.items() if key not in dropped}, 'type': name}
-    name = place.split('.')[-1]
-    if name in ('loss_cls', 'loss_obj'):
-        # mmdet's heads read from the config whether to predict with a softmax.
-        sigmoid = node.get('use_sigmoid', kind != 'mmext.SoftmaxFocalLoss')
-        return dict(type='CrossEntropyLoss', use_sigmoid=sigmoid, loss_weight=node.get('loss_weight', 1.0))
-    if name.startswith('loss_bbox'):
+    loss = registry.MODELS.module_dict.get(kind.removeprefix('mmext.'), type(None))
+    if issubclass(loss, BoxLoss):
         return dict(type='GIoULoss', loss_weight=node.get('loss_weight', 1.0))
+    if issubclass(loss, ElementwiseLoss):
+        # mmdet's heads read from the config whether to predict with a softmax.
+        sigmoid = node.get('use_sigmoid', not issubclass(loss, SoftmaxFocalLoss))
+        return dict(type='CrossEntropyLoss', use_sigmoid=sigmoid, loss_weight=node.get('loss_weight', 1.0))
     raise UserError(
         f'{place}.type is {kind}, for which publish knows no type of mmdet with the same predictions: it replaces '
         "mmext's YOLOXHead, assigner, losses, hooks and test-time augmentation"
