@@ -12,6 +12,8 @@ COMMANDS = {
     'test': 'evaluate a checkpoint',
     'compare': 'compare configs over several seeds',
     'plot': 'plot trainings: curves, loss shares, PR curves, confusion matrices, labels',
+    'predict': 'pictures and detections of images',
+    'publish': 'a config and weights that need no mmext; ONNX',
     'class-weights': 'class weights from the number of objects of each class',
 }
 

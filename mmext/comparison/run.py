@@ -20,6 +20,7 @@ from torch import nn
 
 from mmext.checkpoints import newest_checkpoint, register_loaders
 from mmext.cli.common import add_hook, build_runner, make_resumable
+from mmext.deployment.results import coco_results
 from mmext.visualization.curves import AP_NAMES
 from mmext.visualization.scalars import read_scalars
 
@@ -54,18 +55,7 @@ class DetectionsHook(Hook):
         """Keep the detections of a batch."""
         category_ids = runner.val_dataloader.dataset.cat_ids
         for sample in outputs:
-            found = sample.pred_instances.cpu()
-            for (x1, y1, x2, y2), score, label in zip(
-                found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist()
-            ):
-                self.detections.append(
-                    dict(
-                        image_id=sample.img_id,
-                        category_id=category_ids[label],
-                        bbox=[round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
-                        score=round(score, 5),
-                    )
-                )
+            self.detections += coco_results(sample.pred_instances, category_ids, image_id=sample.img_id)
 
 
 def train(folder: str, name: str, seed: int) -> None:

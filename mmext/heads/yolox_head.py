@@ -31,6 +31,7 @@ from .ops import (
     pad_ground_truth,
     places_in_levels,
 )
+from .yolox_softmax_head import SOFTMAX_KEY, mark_softmax, sigmoid_logits
 
 OBJ_TARGETS = ('hard', 'iou')
 CLS_TARGETS = ('iou', 'hard', 'label')
@@ -85,7 +86,9 @@ class YOLOXHead(MMDetYOLOXHead):
       with `reduction='sum'` is divided by it, as in mmdet. mmdet divides both, so that a `mean` loss all but vanishes.
     * Boxes are decoded in float32 or wider. In float16 coordinates above 512 px have steps of half a pixel.
     * Gradients stay finite where a prior that is not positive predicts an infinite side. In mmdet they become NaN.
-    * With a softmax loss for the classes (`use_sigmoid=False`) assignment and prediction use a softmax.
+    * With a softmax loss for the classes (`use_sigmoid=False`) assignment and prediction use a softmax. The state dict
+      then has the extra key `predicts_with_softmax`, so that mmdet's head, which would predict with a sigmoid, does not
+      load it without a word. Checkpoints without the key load as well.
     * NMS works on a GPU for which mmcv was built without operators.
 
     Args:
@@ -135,6 +138,8 @@ class YOLOXHead(MMDetYOLOXHead):
         self.compiled = compile
         self.softmax = not getattr(self.loss_cls, 'use_sigmoid', True)
         self._known_priors: dict[tuple, Priors] = {}
+        if self.softmax:
+            mark_softmax(self)
         self._check_losses()
         if self.train_cfg:
             refuse_assigner_of_logits(self.assigner)
@@ -430,7 +435,15 @@ class YOLOXHead(MMDetYOLOXHead):
 
     def _sigmoid_logits(self, logits: Tensor, dim: int) -> Tensor:
         """Logits whose sigmoid is the class probability, since mmdet's code takes the sigmoid."""
-        return logits.float().softmax(dim).logit() if self.softmax else logits
+        return sigmoid_logits(logits, dim) if self.softmax else logits
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, strict: bool, missing_keys: list[str], *args: object
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *args)
+        # mmdet's checkpoints, and those of mmext before this key, have the same weights without it.
+        if prefix + SOFTMAX_KEY in missing_keys:
+            missing_keys.remove(prefix + SOFTMAX_KEY)
 
     def _priors(self, levels: Sequence[Tensor]) -> Priors:
         """The priors in float32 or wider, made once for each of the last input sizes."""
