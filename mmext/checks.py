@@ -36,7 +36,7 @@ def check_tensors(owner: object, pred: Tensor, **others: object) -> None:
     Args:
         owner: Whom a message names.
         pred: The prediction, a floating-point tensor.
-        **others: Real tensors on the device of `pred`. None is skipped, and of a tuple or list each part is checked.
+        **others: Real tensors on the device of `pred`. Of a tuple or list each part is checked.
 
     Raises:
         TypeError: For something else than a tensor, a prediction that is not floating-point, or a complex tensor.
@@ -50,8 +50,6 @@ def check_tensors(owner: object, pred: Tensor, **others: object) -> None:
         )
     for name, value in others.items():
         for part in value if isinstance(value, (tuple, list)) else [value]:
-            if part is None:
-                continue
             _check_is_tensor(owner, name, part)
             if part.is_complex():
                 raise TypeError(f'{name_of(owner)}: {name} must be real, but is {part.dtype}')

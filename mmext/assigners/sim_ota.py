@@ -1,5 +1,6 @@
 """SimOTA for a whole batch at once, without host synchronization."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -278,7 +279,12 @@ class BatchSimOTAAssigner(BaseAssigner):
 
         Returns:
             The assignment, on the inputs' device.
+
+        Raises:
+            TypeError: For labels that are not integers, or a mask that is not bool.
+            ValueError: For inputs whose shapes or devices do not fit.
         """
+        self._check_inputs(boxes, scores, priors, gt_boxes, gt_labels, gt_mask)
         (num_images, num_priors, _), num_gts = boxes.shape, gt_boxes.shape[1]
         if not num_gts:
             positive = boxes.new_zeros(num_images, num_priors, dtype=torch.bool)
@@ -298,6 +304,45 @@ class BatchSimOTAAssigner(BaseAssigner):
             levels_of_group = [level[images] for level in levels]
             parts.append(self._assign(priors.float(), levels_of_group, *(tensor[images] for tensor in inputs)))
         return parts[0] if len(parts) == 1 else BatchAssignment(*(torch.cat(part) for part in zip(*parts)))
+
+    @staticmethod
+    def _check_inputs(
+        boxes: Tensor,
+        scores: Tensor | tuple[Tensor | Sequence[Tensor], Tensor],
+        priors: Tensor,
+        gt_boxes: Tensor,
+        gt_labels: Tensor,
+        gt_mask: Tensor,
+    ) -> None:
+        """Raise the errors that :meth:`assign_batch` documents; no value is read."""
+        (images, num_priors), gts = boxes.shape[:2], gt_boxes.shape[1]
+        class_scores = scores if isinstance(scores, Tensor) else scores[0]
+        levels = [class_scores.transpose(1, 2)] if isinstance(class_scores, Tensor) else class_scores
+        for name, tensor, shape in (
+            ('boxes', boxes, (images, num_priors, 4)),
+            ('priors', priors, (num_priors, 4)),
+            ('gt_boxes', gt_boxes, (images, gts, 4)),
+            ('gt_labels', gt_labels, (images, gts)),
+            ('gt_mask', gt_mask, (images, gts)),
+        ):
+            if tensor.shape != shape:
+                raise ValueError(
+                    f'BatchSimOTAAssigner: {name} must have shape {shape}, for {images} images with {num_priors} '
+                    f'priors and {gts} boxes each, but has {tuple(tensor.shape)}'
+                )
+            if tensor.device != boxes.device:
+                raise ValueError(f'BatchSimOTAAssigner: {name} is on {tensor.device}, but boxes on {boxes.device}')
+        scored = sum(math.prod(level.shape[2:]) for level in levels)
+        if scored != num_priors or len(levels[0]) != images:
+            raise ValueError(
+                f'BatchSimOTAAssigner: the scores are of {len(levels[0])} images with {scored} priors, but the boxes '
+                f'of {images} with {num_priors}'
+            )
+        if gt_labels.is_floating_point() or gt_mask.dtype != torch.bool:
+            raise TypeError(
+                'BatchSimOTAAssigner: gt_labels must be integers and gt_mask bools, but they are '
+                f'{gt_labels.dtype} and {gt_mask.dtype}'
+            )
 
     def _group_size(self, num_priors: int, num_gts: int, num_classes: int, device: str) -> int:
         """How many images are assigned at once."""

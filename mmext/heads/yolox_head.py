@@ -25,6 +25,7 @@ from .nms import batched_nms, lacks_ops
 from .ops import (
     DecodeWithGrad,
     GatherRows,
+    check_ground_truth,
     decode,
     flatten_levels,
     gather_rows,
@@ -197,7 +198,12 @@ class YOLOXHead(MMDetYOLOXHead):
             The scalars `loss_cls`, `loss_bbox` and `loss_obj`, and with `use_l1`, which YOLOX's mode switch sets for
             the last epochs, `loss_l1`. Each is the weighted sum over the batch, divided by the number of positives,
             which is averaged over the ranks and at least 1.
+
+        Raises:
+            TypeError: For boxes or labels that are no tensors, or labels that are not integers.
+            ValueError: For ground truth of another number of images, of other shapes or on another device.
         """
+        check_ground_truth(batch_gt_instances, len(bbox_preds[0]), bbox_preds[0].device)
         priors = self._priors(bbox_preds)
         outputs = cls_scores, bbox_preds, objectnesses
         if isinstance(self.assigner, BatchSimOTAAssigner):
@@ -257,9 +263,7 @@ class YOLOXHead(MMDetYOLOXHead):
                 _neutral_boxes,
                 **self._box_context(bbox_preds),
             ),
-            loss_obj=self._sum(
-                self.loss_obj, objectness.reshape(-1, 1), self._obj_target(positives, objectness.dtype)
-            ),
+            loss_obj=self._sum(self.loss_obj, objectness.reshape(-1, 1), self._obj_target(positives, objectness.dtype)),
         )
         if self.use_l1:
             target = self._get_l1_target(torch.zeros_like(positives.boxes), positives.boxes, corners)

@@ -84,7 +84,7 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
             ValueError: For an unknown reduction, an `avg_factor` together with `'sum'`, an `avg_factor` that is a
                 negative or not finite number or more than one, or shapes or devices that do not fit.
         """
-        check_tensors(self, pred, target=target, weight=weight)
+        check_tensors(self, pred, target=target, **({} if weight is None else {'weight': weight}))
         reduction = self.reduction if reduction_override is None else reduction_override
         check_choice(self, 'reduction_override', reduction, REDUCTIONS)
         if reduction == 'sum' and avg_factor is not None:

@@ -58,7 +58,12 @@ class _Lengths(torch.autograd.Function):
 
     @staticmethod
     def _of_boxes(
-        wh: Tensor | None, overlap_wh: Tensor | None, share: Tensor, offsets: Tensor | None, sign: int, dtype: torch.dtype
+        wh: Tensor | None,
+        overlap_wh: Tensor | None,
+        share: Tensor,
+        offsets: Tensor | None,
+        sign: int,
+        dtype: torch.dtype,
     ) -> Tensor | None:
         """The gradient of the boxes from that of their lengths, the one of the offsets times a sign."""
         gradient = None if wh is None else wh.expand_as(share)
@@ -116,10 +121,13 @@ class BoxPair:
         eps: The smallest denominator, an area or a length in that unit.
 
     Raises:
+        TypeError: If the target is not a tensor.
         ValueError: If the shapes differ or do not end in 4.
     """
 
     def __init__(self, pred: Tensor, target: Tensor, eps: float = 1e-7):
+        if not isinstance(target, Tensor):
+            raise TypeError(f'target must be boxes (n, 4) in one tensor, but is a {type(target).__name__}')
         if pred.shape != target.shape or pred.shape[-1:] != (4,):
             raise ValueError(
                 'pred and target must be aligned boxes (x1, y1, x2, y2) of one shape (n, 4), but are '
