@@ -82,8 +82,8 @@ class YOLOXHead(MMDetYOLOXHead):
 
     With the stock losses it returns mmdet's losses, gradients and boxes, and has mmdet's state dict. The differences:
 
-    * A loss with `reduction='mean'` is given an `avg_factor`: the number of positives, averaged over the ranks. A loss
-      with `reduction='sum'` is divided by it, as in mmdet. mmdet divides both, so that a `mean` loss all but vanishes.
+    * The sum of each loss is divided once by the number of positives, averaged over the ranks, whether its reduction
+      is `'sum'` or `'mean'`. mmdet divides a `'mean'` a second time, so that it all but vanishes.
     * Boxes are decoded in float32 or wider. In float16 coordinates above 512 px have steps of half a pixel.
     * Gradients stay finite where a prior that is not positive predicts an infinite side. In mmdet they become NaN.
     * With a softmax loss for the classes (`use_sigmoid=False`) assignment and prediction use a softmax.
