@@ -1,5 +1,6 @@
 """SimOTA for a whole batch at once, without host synchronization."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -278,7 +279,12 @@ class BatchSimOTAAssigner(BaseAssigner):
 
         Returns:
             The assignment, on the inputs' device.
+
+        Raises:
+            TypeError: For labels that are not integers, or a mask that is not bool.
+            ValueError: For inputs whose shapes or devices do not fit.
         """
+        self._check_inputs(boxes, scores, priors, gt_boxes, gt_labels, gt_mask)
         (num_images, num_priors, _), num_gts = boxes.shape, gt_boxes.shape[1]
         if not num_gts:
             positive = boxes.new_zeros(num_images, num_priors, dtype=torch.bool)
@@ -298,6 +304,45 @@ class BatchSimOTAAssigner(BaseAssigner):
             levels_of_group = [level[images] for level in levels]
             parts.append(self._assign(priors.float(), levels_of_group, *(tensor[images] for tensor in inputs)))
         return parts[0] if len(parts) == 1 else BatchAssignment(*(torch.cat(part) for part in zip(*parts)))
+
+    @staticmethod
+    def _check_inputs(
+        boxes: Tensor,
+        scores: Tensor | tuple[Tensor | Sequence[Tensor], Tensor],
+        priors: Tensor,
+        gt_boxes: Tensor,
+        gt_labels: Tensor,
+        gt_mask: Tensor,
+    ) -> None:
+        """Raise the errors that :meth:`assign_batch` documents; no value is read."""
+        (images, num_priors), gts = boxes.shape[:2], gt_boxes.shape[1]
+        class_scores = scores if isinstance(scores, Tensor) else scores[0]
+        levels = [class_scores.transpose(1, 2)] if isinstance(class_scores, Tensor) else class_scores
+        for name, tensor, shape in (
+            ('boxes', boxes, (images, num_priors, 4)),
+            ('priors', priors, (num_priors, 4)),
+            ('gt_boxes', gt_boxes, (images, gts, 4)),
+            ('gt_labels', gt_labels, (images, gts)),
+            ('gt_mask', gt_mask, (images, gts)),
+        ):
+            if tensor.shape != shape:
+                raise ValueError(
+                    f'BatchSimOTAAssigner: {name} must have shape {shape}, for {images} images with {num_priors} '
+                    f'priors and {gts} boxes each, but has {tuple(tensor.shape)}'
+                )
+            if tensor.device != boxes.device:
+                raise ValueError(f'BatchSimOTAAssigner: {name} is on {tensor.device}, but boxes on {boxes.device}')
+        scored = sum(math.prod(level.shape[2:]) for level in levels)
+        if scored != num_priors or len(levels[0]) != images:
+            raise ValueError(
+                f'BatchSimOTAAssigner: the scores are of {len(levels[0])} images with {scored} priors, but the boxes '
+                f'of {images} with {num_priors}'
+            )
+        if gt_labels.is_floating_point() or gt_mask.dtype != torch.bool:
+            raise TypeError(
+                'BatchSimOTAAssigner: gt_labels must be integers and gt_mask bools, but they are '
+                f'{gt_labels.dtype} and {gt_mask.dtype}'
+            )
 
     def _group_size(self, num_priors: int, num_gts: int, num_classes: int, device: str) -> int:
         """How many images are assigned at once."""
@@ -323,7 +368,7 @@ class BatchSimOTAAssigner(BaseAssigner):
         ious = pairwise_iou(corners(boxes.unsqueeze(1)), gt_corners, excluded)
         log_likelihood = self._log_likelihood(gt_labels, excluded, levels, objectness)
         # Rounded after each step, as mmdet's: `alpha=` would fuse a product into the sum. The cost of padding is inf.
-        cost = (ious + EPS_IOU * real).log_().mul_(-(self.iou_weight or TINY))
+        cost = torch.add(ious, real, alpha=EPS_IOU).log_().mul_(-(self.iou_weight or TINY))
         cost.sub_(log_likelihood).add_(not_in_both, alpha=INF)
 
         topk = min(self.candidate_topk, ious.shape[-1])
@@ -332,8 +377,9 @@ class BatchSimOTAAssigner(BaseAssigner):
         dynamic_k = highest.flatten(0, 1).t().contiguous().sum(0).clamp_(min=1).view_as(real)
         lowest, candidates = cost.topk(topk, largest=False)
         ids = torch.arange(cost.shape[1] * topk + 1, dtype=torch.int32, device=cost.device)
-        taken = (ids[1 : topk + 1] <= dynamic_k) & (lowest < float('inf'))
-        return self._resolve(cost, ious, candidates, taken, ids)
+        # In this form NaN counts as taken: the losses become NaN, instead of a batch without positives.
+        not_taken = (ids[1 : topk + 1] > dynamic_k) | (lowest == float('inf'))
+        return self._resolve(cost, ious, candidates, not_taken, ids)
 
     def _outside(self, priors: Tensor, gt_corners: Tensor) -> tuple[Tensor, Tensor]:
         """Which prior centers are outside of each box, and which outside of its center region, (B, G, A) each."""
@@ -368,18 +414,18 @@ class BatchSimOTAAssigner(BaseAssigner):
         return log_odds.add_(rest.masked_fill_(excluded, -float('inf')))
 
     @staticmethod
-    def _resolve(cost: Tensor, ious: Tensor, candidates: Tensor, taken: Tensor, ids: Tensor) -> BatchAssignment:
+    def _resolve(cost: Tensor, ious: Tensor, candidates: Tensor, not_taken: Tensor, ids: Tensor) -> BatchAssignment:
         """Assign each prior that was taken to one box, and mark one of its candidates as valid.
 
         Args:
             cost: Cost of each prior for each box, (B, G, A).
             ious: Their IoU, (B, G, A).
             candidates: The prior of each candidate, (B, G, k).
-            taken: Which candidates their box takes, (B, G, k).
+            not_taken: Which candidates their box does not take, (B, G, k).
             ids: 0, and then a number for each candidate, (1 + G * k,).
         """
         num_images, num_gts, num_priors = cost.shape
-        index, taken_ids = candidates.flatten(1), taken.flatten(1) * ids[1:]
+        index, taken_ids = candidates.flatten(1), ids[1:].masked_fill(not_taken.flatten(1), 0)
         nothing = ids[0].expand(num_images, num_priors)
         last_id = nothing.scatter_reduce(1, index, taken_ids, 'amax')
         own_last_id = last_id.gather(1, index)
@@ -388,7 +434,7 @@ class BatchSimOTAAssigner(BaseAssigner):
         contested = nothing.scatter_add(1, index, taken_ids).gather(1, index) != own_last_id
         for_all_boxes = index.unsqueeze(1).expand(-1, num_gts, -1)
         cheapest = cost.gather(2, for_all_boxes).argmin(1)
-        own = torch.arange(num_gts, device=cost.device).unsqueeze(1)
+        own = ids[:num_gts].unsqueeze(1)
         gt_inds = torch.where(contested.view_as(candidates), cheapest.view_as(candidates), own).flatten(1)
         return BatchAssignment(
             positive=last_id > 0,

@@ -120,6 +120,39 @@ class DecodeWithGrad(torch.autograd.Function):
         return torch.cat([of_center * corners[..., 2:], of_half * wh], dim=-1), None, None
 
 
+def check_ground_truth(instances: Sequence[InstanceData], images: int, device: torch.device) -> None:
+    """Raise an error that names the remedy, unless the ground truth fits the head's outputs. No value is read.
+
+    Args:
+        instances: `bboxes` (n, 4) and `labels` (n,) of each image.
+        images: How many images the outputs are of.
+        device: The device of the outputs.
+
+    Raises:
+        TypeError: For boxes or labels that are no tensors, or labels that are not integers.
+        ValueError: For another number of images, other shapes, or another device.
+    """
+    if len(instances) != images:
+        raise ValueError(
+            f'YOLOXHead: the outputs are of {images} images, but the ground truth is of {len(instances)}; '
+            'give one InstanceData for each image, without boxes if it has none'
+        )
+    for index, instance in enumerate(instances):
+        for name, shape in (('bboxes', (len(instance), 4)), ('labels', (len(instance),))):
+            value, place = instance.get(name), f'YOLOXHead: {name} of image {index} in the batch'
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f'{place} must be a tensor, but is {type(value).__name__}; for a box type of mmdet set '
+                    'boxtype2tensor=True in the data preprocessor'
+                )
+            if value.shape != shape:
+                raise ValueError(f'{place} must have shape {shape}, but has {tuple(value.shape)}')
+            if value.device != device:
+                raise ValueError(f'{place} is on {value.device}, but the outputs on {device}; use instances.to(device)')
+        if instance.labels.is_floating_point():
+            raise TypeError(f'{place} must be integers, but is {instance.labels.dtype}; use labels.long()')
+
+
 def pad_ground_truth(
     instances: Sequence[InstanceData], like: Tensor, in_buckets: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,6 +25,7 @@ from .nms import batched_nms, lacks_ops
 from .ops import (
     DecodeWithGrad,
     GatherRows,
+    check_ground_truth,
     decode,
     flatten_levels,
     gather_rows,
@@ -82,8 +83,8 @@ class YOLOXHead(MMDetYOLOXHead):
 
     With the stock losses it returns mmdet's losses, gradients and boxes, and has mmdet's state dict. The differences:
 
-    * A loss with `reduction='mean'` is given an `avg_factor`: the number of positives, averaged over the ranks. A loss
-      with `reduction='sum'` is divided by it, as in mmdet. mmdet divides both, so that a `mean` loss all but vanishes.
+    * The sum of each loss is divided once by the number of positives, averaged over the ranks, whether its reduction
+      is `'sum'` or `'mean'`. mmdet divides a `'mean'` a second time, so that it all but vanishes.
     * Boxes are decoded in float32 or wider. In float16 coordinates above 512 px have steps of half a pixel.
     * Gradients stay finite where a prior that is not positive predicts an infinite side. In mmdet they become NaN.
     * With a softmax loss for the classes (`use_sigmoid=False`) assignment and prediction use a softmax. The state dict
@@ -202,7 +203,12 @@ class YOLOXHead(MMDetYOLOXHead):
             The scalars `loss_cls`, `loss_bbox` and `loss_obj`, and with `use_l1`, which YOLOX's mode switch sets for
             the last epochs, `loss_l1`. Each is the weighted sum over the batch, divided by the number of positives,
             which is averaged over the ranks and at least 1.
+
+        Raises:
+            TypeError: For boxes or labels that are no tensors, or labels that are not integers.
+            ValueError: For ground truth of another number of images, of other shapes or on another device.
         """
+        check_ground_truth(batch_gt_instances, len(bbox_preds[0]), bbox_preds[0].device)
         priors = self._priors(bbox_preds)
         outputs = cls_scores, bbox_preds, objectnesses
         if isinstance(self.assigner, BatchSimOTAAssigner):
@@ -246,44 +252,40 @@ class YOLOXHead(MMDetYOLOXHead):
         valid = positives.valid
         offsets, corners, boxes = (positives.gather(each) for each in (offsets, corners, boxes))
 
-        losses = dict(
-            loss_cls=self._loss(
+        sums = dict(
+            loss_cls=self._sum(
                 self.loss_cls,
                 positives.gather_levels(cls_scores),
                 self._cls_target(positives),
-                num_positive,
                 valid,
                 self._neutral_classes,
             ),
-            loss_bbox=self._loss(
+            loss_bbox=self._sum(
                 self.loss_bbox,
                 DecodeWithGrad.apply(offsets, corners, boxes),
                 positives.boxes,
-                num_positive,
                 valid,
                 _neutral_boxes,
                 **self._box_context(bbox_preds),
             ),
-            loss_obj=self._loss(
-                self.loss_obj, objectness.reshape(-1, 1), self._obj_target(positives, objectness.dtype), num_positive
-            ),
+            loss_obj=self._sum(self.loss_obj, objectness.reshape(-1, 1), self._obj_target(positives, objectness.dtype)),
         )
         if self.use_l1:
             target = self._get_l1_target(torch.zeros_like(positives.boxes), positives.boxes, corners)
-            losses['loss_l1'] = self._loss(self.loss_l1, offsets, target, num_positive, valid, _neutral_offsets)
-        return losses
+            sums['loss_l1'] = self._sum(self.loss_l1, offsets, target, valid, _neutral_offsets)
+        # Divided together, which launches one kernel instead of one for each loss.
+        return dict(zip(sums, torch.stack(list(sums.values())).div(num_positive).unbind()))
 
     @staticmethod
-    def _loss(
+    def _sum(
         loss: nn.Module,
         pred: Tensor,
         target: Tensor,
-        num_positive: Tensor,
         valid: Tensor | None = None,
         neutral: Neutral | None = None,
         **context: object,
     ) -> Tensor:
-        """The summed loss divided by the number of positives, according to the loss's own reduction.
+        """The summed loss, whatever the loss's own reduction.
 
         mmext's losses take `valid` as a weight. They are called even without positives: WiseFocus all-reduces its
         running mean on every rank. Other losses are given neutral values in the rows that are not valid, and their
@@ -293,13 +295,12 @@ class YOLOXHead(MMDetYOLOXHead):
             loss: The loss module.
             pred: Predictions, (P, n).
             target: Target of each row.
-            num_positive: The divisor.
             valid: Which rows count, (P,); None: all.
             neutral: Maps predictions and targets to ones without loss.
             **context: Further arguments of the loss.
         """
         if isinstance(loss, ElementwiseLoss):
-            return loss(pred, target, valid, reduction_override='sum', **context) / num_positive
+            return loss(pred, target, valid, reduction_override='sum', **context)
         if not len(pred):
             # Keeps the branch in the graph: DDP expects a gradient for every parameter.
             return pred.sum() * 0
@@ -308,10 +309,10 @@ class YOLOXHead(MMDetYOLOXHead):
             neutral_pred, neutral_target = neutral(pred, target)
             target = torch.where(rows if target.dim() > 1 else valid, target, neutral_target)
             values = loss(torch.where(rows, pred, neutral_pred), target, reduction_override='none', **context)
-            return torch.where(rows if values.dim() > 1 else valid, values, 0).sum() / num_positive
+            return torch.where(rows if values.dim() > 1 else valid, values, 0).sum()
         if loss.reduction == 'sum':
-            return loss(pred, target, **context) / num_positive
-        return loss(pred, target, avg_factor=num_positive, **context)
+            return loss(pred, target, **context)
+        return loss(pred, target, avg_factor=1.0, **context)
 
     def _neutral_classes(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Saturated logits with zero loss: of an all-zero target, or of the label."""

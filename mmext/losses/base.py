@@ -10,11 +10,11 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmext.checks import check_at_least, check_choice
+from mmext.checks import check_at_least, check_choice, check_tensors, checked_divisor
 
 from .blockwise import blockwise_sum
-from .numerics import inverse_sigmoid, upcast
-from .targets import Target
+from .numerics import inverse_sigmoid
+from .targets import Target, blank_ignored
 
 REDUCTIONS = ('none', 'mean', 'sum')
 # Heads that divide what a loss returns by the number of positives.
@@ -36,6 +36,9 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
     Raises:
         ValueError: For an unknown reduction, or a loss weight that is not a number of at least 0.
     """
+
+    per_row = True
+    """Whether the loss has one value for each row of the prediction, and not for each element."""
 
     def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0):
         super().__init__()
@@ -60,12 +63,16 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
     ) -> Tensor:
         """The weighted and reduced loss; the arguments are those of mmdet's losses.
 
+        Shapes, types and devices are checked. The values of tensors are not, since that would make the host wait for
+        the GPU: a NaN in an element or row of nonzero weight makes the loss NaN.
+
         Args:
             pred: The prediction: boxes (n, 4), or logits (..., C).
             target: The target, in a form that the class accepts.
-            weight: A factor on each element or on each row; a bool counts as 0 or 1.
-            avg_factor: The divisor of `'mean'`, a number or a tensor on the device of `pred`. It is clamped to a tiny
-                positive number, so that an empty sum divided by 0 is 0.
+            weight: A factor on each element or on each row; a bool counts as 0 or 1. What has weight 0 has loss 0 and
+                gradient 0, even if it is NaN or its label does not exist.
+            avg_factor: The divisor of `'mean'`, a number of at least 0 or a tensor with one element. Below 1.2e-7 it
+                is raised to that, so that an empty sum divided by 0 is 0.
             reduction_override: Replaces the reduction given at construction.
             **context: Further inputs that only some losses take; they go to :meth:`elementwise`.
 
@@ -73,8 +80,11 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
             A scalar; with `'none'` one value for each element or row.
 
         Raises:
-            ValueError: For an unknown reduction, an `avg_factor` together with `'sum'`, or shapes that do not fit.
+            TypeError: For something else than a tensor, or a prediction that is not floating-point.
+            ValueError: For an unknown reduction, an `avg_factor` together with `'sum'`, an `avg_factor` that is a
+                negative or not finite number or more than one, or shapes or devices that do not fit.
         """
+        check_tensors(self, pred, target=target, **({} if weight is None else {'weight': weight}))
         reduction = self.reduction if reduction_override is None else reduction_override
         check_choice(self, 'reduction_override', reduction, REDUCTIONS)
         if reduction == 'sum' and avg_factor is not None:
@@ -91,8 +101,7 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
         else:
             loss = self.weighted_sum(pred, target, weight, **context)
             if avg_factor is not None:
-                tiny = torch.finfo(torch.float32).eps
-                loss = loss / (avg_factor.clamp(min=tiny) if isinstance(avg_factor, Tensor) else max(avg_factor, tiny))
+                loss = loss / checked_divisor(self, avg_factor, pred.device)
         return loss if self.loss_weight == 1 else self.loss_weight * loss
 
     def weighted_sum(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
@@ -105,8 +114,15 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
         return loss.mean() if loss.numel() else loss.sum()
 
     def _weighted(self, pred: Tensor, target: Tensor, weight: Tensor | None, **context: object) -> Tensor:
-        loss = self.elementwise(pred, target, **context)
-        return loss if weight is None else loss * self.broadcast_weight(weight, loss.shape)
+        if weight is None:
+            return self.elementwise(pred, target, **context)
+        weight = self.broadcast_weight(weight, self.shape_of_loss(pred))
+        pred, target = blank_ignored(weight, pred, target)
+        return self.elementwise(pred, target, **context) * weight
+
+    def shape_of_loss(self, pred: Tensor) -> torch.Size:
+        """The shape of what :meth:`elementwise` returns for this prediction."""
+        return pred.shape[:-1] if self.per_row else pred.shape
 
     def broadcast_weight(self, weight: Tensor, shape: torch.Size) -> Tensor:
         """`weight` in a shape that broadcasts to a loss of this shape.
@@ -173,7 +189,7 @@ class SigmoidLoss(ElementwiseLoss):
     soft_target = True
     """Whether the loss is made for targets between 0 and 1, such as IoUs, and not for 0 and 1 alone."""
     per_row = False
-    """Whether the loss has one value for each row, the sum over its classes."""
+    """Whether the loss has one value for each row, the sum over its classes, and not for each element."""
     rest = 'p = t'
     """Where training with a soft target t comes to rest, for the documentation."""
 
@@ -214,16 +230,12 @@ class SigmoidLoss(ElementwiseLoss):
         if torch.compiler.is_compiling() or (weight is not None and weight.requires_grad):
             return super().weighted_sum(pred, target, weight)
         if weight is not None:
-            (weight,) = upcast(self.broadcast_weight(weight, self._shape(pred)))
-            weight = weight.expand(self._shape(pred))
+            shape = self.shape_of_loss(pred)
+            weight = self.broadcast_weight(weight, shape).expand(shape)
         return blockwise_sum(self.elementwise, pred, target, weight)
 
     def weighted_mean(self, pred: Tensor, target: Target, weight: Tensor | None) -> Tensor:
-        return self.weighted_sum(pred, target, weight) / max(1, self._shape(pred).numel())
-
-    def _shape(self, pred: Tensor) -> torch.Size:
-        """The shape of the loss."""
-        return pred.shape[:-1] if self.per_row else pred.shape
+        return self.weighted_sum(pred, target, weight) / max(1, self.shape_of_loss(pred).numel())
 
 
 def register_per_class(

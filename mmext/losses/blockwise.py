@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .numerics import upcast
-from .targets import Target, split_target
+from .targets import Target, blank_ignored, split_target
 
 Formula = Callable[[Tensor, Target], Tensor]
 # Elements per block. On a CPU, per thread: larger blocks do not fit the cache, smaller ones add call overhead. On other
@@ -30,7 +30,7 @@ def blockwise_sum(formula: Formula, pred: Tensor, target: Target, weight: Tensor
         formula: The loss of each element (..., C) or of each row (...). It must not depend on other rows.
         pred: (..., C); the only input that gets a gradient.
         target: See :func:`~mmext.losses.targets.dense_target`.
-        weight: A factor on what the formula returns, of the same shape, float32 or wider.
+        weight: A factor on what the formula returns, of the same shape. Where it is 0, NaN counts for nothing.
 
     Raises:
         ValueError: If the target does not fit.
@@ -59,7 +59,7 @@ class _BlockwiseSum(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             pred, labels, scores, weight = ctx.saved_tensors
-            loss = ctx.formula(pred, _target(labels, scores))
+            loss = ctx.formula(*_counted(pred, labels, scores, weight))
             slope = grad_output.expand_as(loss) if weight is None else grad_output * weight.expand_as(loss)
             (gradient,) = torch.autograd.grad(loss, pred, slope, create_graph=True)
             return None, None, gradient, None, None, None
@@ -98,8 +98,10 @@ def _sum_of_block(
     weight: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     with torch.set_grad_enabled(with_gradient):
-        (leaf,) = upcast(pred.detach())
-        loss = formula(leaf.requires_grad_(with_gradient), _target(labels, scores))
+        leaf, target = _counted(*upcast(pred.detach()), labels, scores, weight)
+        loss = formula(leaf.requires_grad_(with_gradient), target)
+    if weight is not None:
+        (weight,) = upcast(weight)
     total = (loss.detach() if weight is None else loss.detach() * weight).sum()
     if not with_gradient:
         return total, None
@@ -110,5 +112,9 @@ def _sum_of_block(
     return total, gradient.clone() if gradient.data_ptr() == slope.data_ptr() else gradient
 
 
-def _target(labels: Tensor | None, scores: Tensor | None) -> Target:
-    return scores if labels is None else labels if scores is None else (labels, scores)
+def _counted(
+    pred: Tensor, labels: Tensor | None, scores: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor, Target]:
+    """Prediction and target, without what has weight 0."""
+    target = scores if labels is None else labels if scores is None else (labels, scores)
+    return (pred, target) if weight is None else blank_ignored(weight, pred, target)

@@ -1,8 +1,6 @@
 """Geometry of box pairs, shared by the box losses."""
 
 from collections.abc import Callable
-from functools import reduce
-from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -53,24 +51,28 @@ class _Lengths(torch.autograd.Function):
         share = torch.heaviside(outside, outside.new_full((), 0.5))
         of_pred = of_target = None
         if ctx.needs_input_grad[0]:
-            of_pred = _Lengths._of_boxes(wh, overlap_wh, share, None if offsets is None else -offsets, ctx.dtypes[0])
+            of_pred = _Lengths._of_boxes(wh, overlap_wh, share, offsets, -1, ctx.dtypes[0])
         if ctx.needs_input_grad[1]:
-            of_target = _Lengths._of_boxes(target_wh, overlap_wh, 1 - share, offsets, ctx.dtypes[1])
+            of_target = _Lengths._of_boxes(target_wh, overlap_wh, 1 - share, offsets, 1, ctx.dtypes[1])
         return of_pred, of_target
 
     @staticmethod
     def _of_boxes(
-        wh: Tensor | None, overlap_wh: Tensor | None, share: Tensor, offsets: Tensor | None, dtype: torch.dtype
+        wh: Tensor | None,
+        overlap_wh: Tensor | None,
+        share: Tensor,
+        offsets: Tensor | None,
+        sign: int,
+        dtype: torch.dtype,
     ) -> Tensor | None:
-        """The gradient of the boxes from that of their lengths."""
-        terms = [] if offsets is None else [offsets]
+        """The gradient of the boxes from that of their lengths, the one of the offsets times a sign."""
+        gradient = None if wh is None else wh.expand_as(share)
+        if offsets is not None:
+            gradient = sign * offsets if gradient is None else torch.add(gradient, offsets, alpha=sign)
         if overlap_wh is not None:
-            terms.append(overlap_wh * share)
-        if wh is not None:
-            terms.append(wh.expand_as(share))
-        if not terms:
+            gradient = overlap_wh * share if gradient is None else torch.addcmul(gradient, overlap_wh, share)
+        if gradient is None:
             return None
-        gradient = reduce(add, terms)
         if dtype == torch.float16:
             limit = torch.finfo(torch.float16).max
             gradient = gradient.clamp(-limit, limit)
@@ -119,10 +121,13 @@ class BoxPair:
         eps: The smallest denominator, an area or a length in that unit.
 
     Raises:
+        TypeError: If the target is not a tensor.
         ValueError: If the shapes differ or do not end in 4.
     """
 
     def __init__(self, pred: Tensor, target: Tensor, eps: float = 1e-7):
+        if not isinstance(target, Tensor):
+            raise TypeError(f'target must be boxes (n, 4) in one tensor, but is a {type(target).__name__}')
         if pred.shape != target.shape or pred.shape[-1:] != (4,):
             raise ValueError(
                 'pred and target must be aligned boxes (x1, y1, x2, y2) of one shape (n, 4), but are '

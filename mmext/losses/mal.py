@@ -21,7 +21,8 @@ def ma_loss(logit: Tensor, target: Target, gamma: float = 1.5, class_weight: Seq
         \operatorname{sg}(p)^\gamma\, \mathrm{BCE}(p, 0) & t = 0 \end{cases}
 
     The minimum for a positive is at :math:`p = t^\gamma`, below t: the score still ranks boxes by their IoU. The weight
-    of negatives is detached. With gamma 0 positives have the target 1, and negatives the weight 1.
+    of negatives is detached. With gamma 0 positives have the target 1, negatives the weight 1, and a NaN target
+    counts as a negative.
 
     Args:
         logit: (..., C), before the sigmoid.

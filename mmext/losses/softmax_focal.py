@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmext.checks import check_at_least
+from mmext.checks import check_at_least, check_tensors
 from mmext.registry import MODELS
 
 from .base import ElementwiseLoss, register_per_class
@@ -39,7 +39,9 @@ def softmax_focal_loss(
         The loss of each row, (...).
 
     Raises:
-        ValueError: If the target, or the number of alphas, does not fit the logits.
+        TypeError: For something else than tensors, or logits that are not floating-point.
+        ValueError: If the target, its device, or the number of alphas does not fit the logits.
+        RuntimeError: For a label outside 0..C-1, from torch. On a GPU the device stops with an assertion instead.
 
     Example:
         With two equal logits p is 1/2 and the loss (1/2)**2 * ln 2:
@@ -49,6 +51,8 @@ def softmax_focal_loss(
 
     Source: Lin et al., `Focal loss <https://arxiv.org/abs/1708.02002>`_, eq. 5, over a softmax.
     """
+    # torch does not notice labels on another device, and then the loss is a random number.
+    check_tensors('softmax_focal_loss', logit, target=target)
     rows = logit.shape[:-1]
     if not isinstance(target, Tensor) or target.shape not in (rows, (*rows, 1)):
         given = f'of shape {tuple(target.shape)}' if isinstance(target, Tensor) else 'a pair (labels, scores)'

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from .numerics import upcast
 
@@ -53,6 +54,40 @@ def dense_target(logit: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         return upcast(logit, scores)
     one_hot = labels.unsqueeze(-1) == torch.arange(logit.shape[-1], device=labels.device)
     return upcast(logit, one_hot if scores is None else one_hot * scores.unsqueeze(-1))
+
+
+def blank_ignored(weight: Tensor, pred: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """Prediction and target with 0 in the place of what has weight 0.
+
+    Multiplying the loss by 0 is not enough: 0 * NaN is NaN, in the loss and again in the gradient.
+
+    Args:
+        weight: The weight of each element or of each row of the prediction, (...) or (..., C); bools, too.
+        pred: (..., C).
+        target: Of the shape of the prediction, or one value for each row, or a pair of these.
+    """
+    ignored = weight == 0
+    if ignored.dim() < pred.dim():
+        ignored = ignored.unsqueeze(-1)
+
+    def blank(part: Tensor) -> Tensor:
+        if part.dim() == pred.dim():
+            return _MaskedFill.apply(part, ignored)
+        return part.masked_fill(ignored.squeeze(-1) if ignored.shape[-1] == 1 else ignored.all(-1), 0)
+
+    return blank(pred), tuple(map(blank, target)) if isinstance(target, (tuple, list)) else blank(target)
+
+
+class _MaskedFill(torch.autograd.Function):
+    """`masked_fill` with 0, whose gradient is not masked: the weight has made it 0 there already."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor, mask: Tensor) -> Tensor:
+        return tensor.masked_fill(mask, 0)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 def per_class(values: float | Sequence[float] | Tensor, logit: Tensor, name: str = 'alpha') -> float | Tensor:

@@ -415,3 +415,60 @@ class TestArguments:
         expected = SimOTAAssigner(**arguments).assign(instances, gt).gt_inds
         assert torch.equal(BatchSimOTAAssigner(**arguments).assign(instances, gt).gt_inds, expected)
         assert not torch.equal(SimOTAAssigner().assign(instances, gt).gt_inds, expected)
+
+
+class TestBadInput:
+    """Of two images with six priors, three boxes and four classes."""
+
+    @staticmethod
+    def inputs():
+        corner = torch.rand(2, 6, 2) * 30
+        return {
+            'boxes': torch.cat([corner, corner + 10], -1),
+            'scores': torch.rand(2, 6, 4),
+            'priors': torch.rand(6, 4) * 8 + 8,
+            'gt_boxes': torch.tensor([0.0, 0, 20, 20]).expand(2, 3, 4),
+            'gt_labels': torch.zeros(2, 3, dtype=torch.long),
+            'gt_mask': torch.ones(2, 3, dtype=torch.bool),
+        }
+
+    @pytest.mark.parametrize('name', ['priors', 'gt_boxes', 'gt_labels', 'gt_mask'])
+    def test_shapes_and_devices(self, name):
+        given = self.inputs()
+        BatchSimOTAAssigner().assign_batch(**given)
+        for bad, message in ((given[name][..., :-1], f'{name} must have shape'), (given[name].to('meta'), 'meta')):
+            with pytest.raises(ValueError, match=rf'^BatchSimOTAAssigner: .*{message}'):
+                BatchSimOTAAssigner().assign_batch(**{**given, name: bad})
+
+    @pytest.mark.parametrize('scores', [torch.rand(2, 5, 4), torch.rand(1, 6, 4)])
+    def test_scores_of_other_priors_or_images(self, scores):
+        logits = [scores.transpose(1, 2).unsqueeze(-1)], torch.rand(2, 6, 1)
+        for bad in (scores, logits):
+            with pytest.raises(ValueError, match=r'scores are of \d images with \d priors, but the boxes of 2 with 6'):
+                BatchSimOTAAssigner().assign_batch(**{**self.inputs(), 'scores': bad})
+
+    @pytest.mark.parametrize(('name', 'change'), [('gt_labels', torch.Tensor.float), ('gt_mask', torch.Tensor.long)])
+    def test_types(self, name, change):
+        given = self.inputs()
+        with pytest.raises(TypeError, match='gt_labels must be integers and gt_mask bools'):
+            BatchSimOTAAssigner().assign_batch(**{**given, name: change(given[name])})
+
+    @pytest.mark.parametrize('label', [-1, 4])
+    def test_a_label_that_does_not_exist(self, label):
+        with pytest.raises(RuntimeError, match=f'index {label} is out of bounds'):
+            BatchSimOTAAssigner().assign_batch(**{**self.inputs(), 'gt_labels': torch.full((2, 3), label)})
+
+    def test_a_nan_box_takes_priors(self):
+        """So that the losses become NaN; padding of NaN takes none."""
+        given = self.inputs()
+        given['gt_boxes'] = given['gt_boxes'].clone()
+        given['gt_boxes'][0, 1, 2] = float('nan')
+        taken = self.boxes_that_have_priors(given)
+        assert 1 in taken
+        given['gt_mask'][0, 1] = False
+        assert 1 not in self.boxes_that_have_priors(given)
+
+    @staticmethod
+    def boxes_that_have_priors(given):
+        result = BatchSimOTAAssigner().assign_batch(**given)
+        return result.gt_inds[0][result.valid[0]].tolist()

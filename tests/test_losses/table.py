@@ -90,6 +90,7 @@ EXEMPT = {
     ('PIoUFocus', 'symmetric'): "it measures in the target's sides",
     ('mpdiou', 'scale'): 'it measures in the diagonal of the image, which does not follow the boxes',
     ('NWDLoss', 'scale'): 'its constant is a length',
+    ('NWDLoss', 'second derivative'): 'its norm has none for identical boxes',
     ('FocalFocus', 'monotone'): 'it gives no weight to pairs without overlap',
     ('PIoUFocus', 'monotone'): 'it gives little weight to far pairs',
     ('WiseFocus', 'monotone'): 'it gives little weight to outliers',
