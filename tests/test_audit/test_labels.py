@@ -11,9 +11,9 @@ from torch import nn
 from mmext.audit import (
     check_num_classes,
     check_order,
-    data,
     label_orders,
     label_orders_of_config,
+    labels,
     leaves,
     read_categories,
 )
@@ -131,7 +131,7 @@ def test_refuses_a_config_without_classes(tmp_path):
 
 
 def test_refuses_a_string_for_a_tuple(tmp_path):
-    assert "write a tuple, classes=('cat',)" in fail(train=config(write(tmp_path, ['cat']), 'cat'))
+    assert "Write a tuple, classes=('cat',)" in fail(train=config(write(tmp_path, ['cat']), 'cat'))
 
 
 def test_refuses_two_categories_of_one_name(tmp_path):
@@ -163,8 +163,8 @@ class TestCategories:
     @pytest.fixture
     def parsed(self, monkeypatch):
         """The files that are parsed as a whole."""
-        paths, parse = [], data._parse
-        monkeypatch.setattr(data, '_parse', lambda path, local: paths.append(path) or parse(path, local))
+        paths, parse = [], labels._parse
+        monkeypatch.setattr(labels, '_parse', lambda path, local: paths.append(path) or parse(path, local))
         return paths
 
     @pytest.mark.parametrize('count', [3, 5000])
