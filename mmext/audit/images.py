@@ -49,7 +49,6 @@ FAULTS = {
         'the file has an alpha channel, which training ignores: it sees the colors behind transparent pixels',
         'Put the images on a background, and save them without alpha',
     ),
-    '1 px': ('warning', 'the image is 1 px wide or high', 'Remove the image'),
 }
 
 
@@ -156,8 +155,6 @@ def _header_faults(image: Image.Image, stated: tuple[int, int], orientation: boo
     detail = f'{loaded[0]} x {loaded[1]} px instead of {stated[0]} x {stated[1]}'
     if loaded != stated:
         faults['turned' if turned and size == stated else 'size'] = detail
-    if min(size) == 1:
-        faults['1 px'] = f'{size[0]} x {size[1]} px'
     if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
         faults['alpha'] = f'mode {image.mode}'
     return faults

@@ -219,6 +219,7 @@ def record_findings(records: Records, evaluated: bool = False) -> list[Finding]:
     """
     return [
         *_duplicates(records),
+        *_thin_images(records),
         *_lost_objects(records),
         *_loose_boxes(records),
         *(_evaluation(records) if evaluated else ()),
@@ -241,6 +242,14 @@ def _duplicates(records: Records) -> list[Finding]:
             message = f'{key} occurs more than once, and {effect}: {named(twice, name, f"with {key}")}'
             findings.append(Finding(level, f'{records.path}: {name}.{key}', message, remedy))
     return findings
+
+
+def _thin_images(records: Records) -> list[Finding]:
+    thin = [image['id'] for image in records.images if min(image['width'], image['height']) <= 1]
+    if not thin:
+        return []
+    message = f'{named(thin, "images")}: the image is 1 px wide or high'
+    return [Finding('warning', f'{records.path}: images.width', message, 'Remove the image, or correct its size')]
 
 
 def _share_level(count: int, total: int, low: Level = 'warning', high: Level = 'error') -> Level:
