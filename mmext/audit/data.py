@@ -18,6 +18,8 @@ from .records import Records, category_names, named, read_records, record_findin
 SPLITS = ('train', 'val', 'test')
 # From this share of batches without a box on, the finding is a warning.
 EMPTY_BATCHES = 0.1
+# The remedy of a note that needs none.
+NOTHING = 'Nothing is to be done'
 Read = Callable[[str, dict | None], tuple[Records | None, list[Finding]]]
 
 
@@ -102,7 +104,7 @@ def _sources(config: Config, read: Read) -> tuple[list[Source], list[Finding]]:
         for place, leaf in leaves(loader.dataset, f'{split}_dataloader.dataset').items():
             dataset = build_coco(leaf)
             if dataset is None:
-                notes.append(Finding('note', place, f'the data of a {leaf.type} are not checked', 'None is needed'))
+                notes.append(Finding('note', place, f'the data of a {leaf.type} are not checked', NOTHING))
                 continue
             records, _ = read(dataset.ann_file, dataset.backend_args)
             pipeline = _pipeline(loader.dataset, f'{split}_dataloader.dataset', place)
@@ -351,21 +353,26 @@ def _images_with_boxes(source: Source) -> np.ndarray:
 
 def _images(sources: Sequence[Source], opened: bool) -> list[Finding]:
     """Check the images of each data set once."""
+    findings = {}
+    for source in sources:
+        if source.records:
+            place = (source.dataset.data_prefix.get('img'), _same(source.records.path))
+            if place not in findings:
+                findings[place] = _capped(_images_of(source, opened), [source.split])
+    return [each for found in findings.values() for each in found]
+
+
+def _images_of(source: Source, opened: bool) -> list[Finding]:
     from mmcv.transforms import LoadImageFromFile
 
-    seen, findings = set(), []
-    for source in (source for source in sources if source.records):
-        folder = source.dataset.data_prefix.get('img', '')
-        if (folder, _same(source.records.path)) in seen:
-            continue
-        seen.add((folder, _same(source.records.path)))
-        step = next((step for kind, step in source.pipeline if kind and issubclass(kind, LoadImageFromFile)), {})
-        if not are_local(folder, step.get('backend_args')):
-            message = f'the images in {folder} are not files of this machine, and are not checked'
-            findings.append(Finding('note', f'{source.place}.data_prefix', message, 'None is needed'))
-            continue
-        found = missing_images(source.records, folder)
-        if opened:
-            found += image_findings(source.records, folder, 'color_type' not in step or step['color_type'] == 'color')
-        findings += _capped(found, [source.split])
+    key, folder = f'{source.place}.data_prefix', source.dataset.data_prefix.get('img')
+    if folder is None:
+        message = f'it is {source.dataset.data_prefix}, without img, where MMDetection looks for the images'
+        return [Finding('error', key, message, "Set data_prefix=dict(img='FOLDER/')")]
+    step = next((step for kind, step in source.pipeline if kind and issubclass(kind, LoadImageFromFile)), {})
+    if not are_local(folder, step.get('backend_args')):
+        return [Finding('note', key, f'the images in {folder} are not local files, and are not checked', NOTHING)]
+    findings = missing_images(source.records, folder)
+    if opened:
+        findings += image_findings(source.records, folder, orientation=step.get('color_type', 'color') == 'color')
     return findings

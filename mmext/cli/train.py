@@ -1,10 +1,12 @@
 """Train and evaluate a detector; mmdet's command line."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
 from mmext.audit import data_findings, raise_errors
@@ -92,6 +94,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             add_hook(config, hook)
         make_resumable(config)
         # Each rank reads the same files and raises the same errors, before it waits for any other.
-        if not args.skip_data_checks:
-            raise_errors(data_findings(config, images=False), ADVICE)
-        build_runner(config).train()
+        findings = [] if args.skip_data_checks else data_findings(config, images=False)
+        raise_errors(findings, ADVICE)
+        runner = build_runner(config)
+        for finding in findings:
+            if finding.level == 'warning':
+                print_log(str(finding), logger='current', level=logging.WARNING)
+        runner.train()
