@@ -14,7 +14,7 @@ from .findings import Finding
 from .records import Records, named
 
 # What a whole file ends in; a file that does not is decoded to see whether it is truncated.
-END_MARKS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}
+END_MARKS = {'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}
 # Orientations of EXIF that swap width and height.
 TURNED = range(5, 9)
 ORIENTATION = 0x0112
@@ -114,8 +114,8 @@ def image_findings(records: Records, folder: str, orientation: bool = True) -> l
     for fault, (level, text, remedy) in FAULTS.items():
         if hits := grouped[fault]:
             first, detail = hits[0]
-            example = f'such as {first["file_name"]} ({detail})'
-            message = f'{named([image["id"] for image, _ in hits], "images")}: {text}, {example}'
+            ids = named([image['id'] for image, _ in hits], 'images')
+            message = f'{ids}, the first {first["file_name"]} ({detail}): {text}'
             findings.append(Finding(level, f'{records.path}: images', message, remedy))
     return findings
 
@@ -150,7 +150,9 @@ def image_faults(path: Path, stated: dict, orientation: bool = True) -> dict[str
 def _header_faults(image: Image.Image, stated: tuple[int, int], orientation: bool) -> dict[str, str]:
     faults = {}
     size = image.size
-    turned = orientation and image.getexif().get(ORIENTATION) in TURNED
+    # Pillow decodes a PNG to look for EXIF data after the pixels.
+    has_exif = image.format != 'PNG' or 'exif' in image.info
+    turned = orientation and has_exif and image.getexif().get(ORIENTATION) in TURNED
     loaded = size[::-1] if turned else size
     detail = f'{loaded[0]} x {loaded[1]} px instead of {stated[0]} x {stated[1]}'
     if loaded != stated:

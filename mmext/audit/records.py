@@ -10,14 +10,16 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
+from os import getcwd
+from os.path import isabs
 
 import numpy as np
 from mmengine.fileio import exists, get_local_path
 
 from .findings import Finding, Level
 
-# Objects that MMDetection leaves out are an error from this share of the annotations on: fewer are lost in the noise of
-# any labels (COCO's own have boxes of zero width), more change what the detector learns.
+# Objects that MMDetection leaves out are an error from this share of the annotations on. Fewer do little harm: COCO
+# itself has boxes of zero width.
 LOST_SHARE = 0.1
 # Boxes may leave the image by this many pixels, because of rounding or of coordinates that count from 1.
 ROUNDING = 1.0
@@ -87,27 +89,27 @@ class Records:
 
 
 def id_fault(value: object) -> str | None:
-    """Why a value is no id: what is wrong with it, or None."""
+    """What is wrong with an id; None if it is right."""
     return None if type(value) is str or number_fault(value) is None else 'is neither a number nor a string'
 
 
 def name_fault(value: object) -> str | None:
-    """Why a value is no name."""
+    """What is wrong with a name; None if it is right."""
     return None if type(value) is str and value else 'is not a string with text'
 
 
 def number_fault(value: object) -> str | None:
-    """Why a value is no number."""
+    """What is wrong with a number; None if it is right."""
     return None if type(value) in (int, float) and isfinite(value) else 'is not a finite number'
 
 
 def size_fault(value: object) -> str | None:
-    """Why a value is no width or height of an image."""
+    """What is wrong with the width or height of an image; None if it is right."""
     return number_fault(value) or (None if value > 0 else 'is not above 0')
 
 
 def box_fault(value: object) -> str | None:
-    """Why a value is no box (x, y, width, height)."""
+    """What is wrong with a box (x, y, width, height); None if it is right."""
     if type(value) is not list:
         return 'is not a list'
     if len(value) != 4:
@@ -142,7 +144,10 @@ def read_records(path: str, backend_args: dict | None = None) -> tuple[Records |
         The records, None if the file cannot be read or is not a COCO file; and an error for each kind of fault.
     """
     if not path or not exists(path, backend_args=backend_args):
-        return None, [Finding('error', path or 'ann_file', 'there is no such file', 'Check data_root and ann_file')]
+        where = '' if '://' in path or isabs(path) else f' below {getcwd()}'
+        return None, [
+            Finding('error', path or 'ann_file', f'there is no such file{where}', 'Check data_root and ann_file')
+        ]
     try:
         # As pycocotools opens it.
         with get_local_path(path, backend_args=backend_args) as local, open(local) as file:
@@ -262,9 +267,9 @@ def _group(records: Records, mask: np.ndarray, level: Level, key: str, text: str
     if not len(indices):
         return []
     first = records.annotations[indices[0]]
-    value = f', such as {first[key]!r}' if key in first else ''
+    value = f', the first {first[key]!r}' if key in ('bbox', 'area', 'image_id', 'category_id') else ''
     names = named([records.annotations[index]['id'] for index in indices], 'annotations')
-    return [Finding(level, f'{records.path}: annotations.{key}', f'{names}: {text}{value}', remedy)]
+    return [Finding(level, f'{records.path}: annotations.{key}', f'{names}{value}: {text}', remedy)]
 
 
 def _lost_objects(records: Records) -> list[Finding]:

@@ -145,6 +145,18 @@ def test_an_evaluator_may_read_a_copy(data):
     assert data_findings(data.write()) == []
 
 
+def test_an_evaluator_reads_the_files_of_all_data_sets(data):
+    """Of two data sets one file has the images of one alone, and a merged one those of both."""
+    one = data.config.val_dataloader.dataset
+    data.config.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, dict(one, ann_file='train.json')])
+    (finding,) = data_findings(data.write())
+    assert (finding.level, finding.key) == ('error', 'val_evaluator.ann_file')
+    assert 'no 4 images (with id 1, 2, 3, 4)' in finding.message
+    merged = {key: [*data.val[key], *data.train[key]] for key in ('images', 'annotations')}
+    evaluate_with(data, **merged)
+    assert data_findings(data.write()) == []
+
+
 def test_reads_several_evaluators(data):
     metric = data.config.val_evaluator
     data.config.val_evaluator = [metric, dict(metric, ann_file='nowhere.json')]
