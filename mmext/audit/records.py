@@ -224,7 +224,6 @@ def record_findings(records: Records, evaluated: bool = False) -> list[Finding]:
     """
     return [
         *_duplicates(records),
-        *_thin_images(records),
         *_lost_objects(records),
         *_loose_boxes(records),
         *(_evaluation(records) if evaluated else ()),
@@ -247,14 +246,6 @@ def _duplicates(records: Records) -> list[Finding]:
             message = f'{key} occurs more than once, and {effect}: {named(twice, name, f"with {key}")}'
             findings.append(Finding(level, f'{records.path}: {name}.{key}', message, remedy))
     return findings
-
-
-def _thin_images(records: Records) -> list[Finding]:
-    thin = [image['id'] for image in records.images if min(image['width'], image['height']) <= 1]
-    if not thin:
-        return []
-    message = f'{named(thin, "images")}: the image is 1 px wide or high'
-    return [Finding('warning', f'{records.path}: images.width', message, 'Remove the image, or correct its size')]
 
 
 def _share_level(count: int, total: int, low: Level = 'warning', high: Level = 'error') -> Level:
@@ -349,8 +340,9 @@ def _are_corners(records: Records) -> bool:
 def _evaluation(records: Records) -> list[Finding]:
     """What pycocotools needs to evaluate with the file."""
     ids = [each['id'] for each in records.annotations]
-    zero = np.array([each == 0 for each in ids], dtype=bool)
-    text = np.array([type(each) is str for each in ids], dtype=bool)
+    zero = np.array([each in (0, '0') for each in ids], dtype=bool)
+    # pycocotools puts the id into an array of numbers, which takes '7' too.
+    text = np.array([type(each) is str and not each.isdecimal() for each in ids], dtype=bool)
     no_crowd = np.array(['iscrowd' not in each for each in records.annotations], dtype=bool)
     return [
         *_group(
@@ -359,7 +351,7 @@ def _evaluation(records: Records) -> list[Finding]:
             'warning',
             'id',
             'pycocotools takes a match with the id 0 for none: a right detection of this object counts as false, and '
-            'AP is slightly too low',
+            'AP is too low',
             'Count the ids from 1',
         ),
         *_group(records, text, 'error', 'id', 'pycocotools needs numbers to evaluate', 'Number the annotations'),

@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.config import Config
 
 from .findings import Finding
-from .records import category_names, trained_counts
+from .records import category_names, named, trained_counts
 from .sources import Source
 
 # From this share of batches without a box on, the finding is a warning.
@@ -19,7 +19,7 @@ def training_findings(config: Config, sources: Sequence[Source]) -> list[Finding
     sources = [source for source in sources if source.split == 'train' and source.records]
     if not sources:
         return []
-    findings = [found for source in sources for found in _loading(source)]
+    findings = [found for source in sources for found in (*_loading(source), *_thin_images(source))]
     counts = Counter()
     for source in sources:
         counts.update(trained_counts(source.records, source.dataset.metainfo['classes']))
@@ -51,6 +51,19 @@ def _loading(source: Source) -> list[Finding]:
     return [Finding('warning' if own else 'error', key, message, remedy)]
 
 
+def _thin_images(source: Source) -> list[Finding]:
+    """Check that no image has a side of 1 px: PackDetInputs cannot make a tensor of it once it is flipped."""
+    images, kept = source.records.images, _kept_images(source)
+    thin = [
+        image['id'] for image, is_kept in zip(images, kept) if is_kept and min(image['width'], image['height']) <= 1
+    ]
+    if not thin:
+        return []
+    message = f'{named(thin, "images")}: the image is 1 px wide or high, and training would stop when it is flipped'
+    remedy = 'Remove the image, correct its size, or set filter_cfg=dict(min_size=2)'
+    return [Finding('error', f'{source.records.path}: images.width', message, remedy)]
+
+
 def _no_boxes(sources: Sequence[Source]) -> Finding:
     total = sum(len(source.records.annotations) for source in sources)
     reasons = Counter()
@@ -64,8 +77,7 @@ def _no_boxes(sources: Sequence[Source]) -> Finding:
 
 def _empty_batches(config: Config, sources: Sequence[Source]) -> list[Finding]:
     """Check how many batches have no box, if images are drawn evenly and not mixed."""
-    images = [_images_with_boxes(source) for source in sources]
-    with_box = np.concatenate(images)
+    with_box = np.concatenate([_images_of(each, each.records.trained)[_kept_images(each)] for each in sources])
     key = 'train_dataloader.dataset'
     if not len(with_box):
         remedy = 'Lower filter_cfg.min_size, or correct width and height in the annotations'
@@ -82,17 +94,21 @@ def _empty_batches(config: Config, sources: Sequence[Source]) -> list[Finding]:
     return [Finding('warning', key, message, 'Set filter_cfg=dict(filter_empty_gt=True), or a larger batch_size')]
 
 
-def _images_with_boxes(source: Source) -> np.ndarray:
-    """Of the images that CocoDataset keeps, which have a box to train on."""
+def _kept_images(source: Source) -> np.ndarray:
+    """Which images CocoDataset keeps: those that its `filter_cfg` does not leave out."""
     records, filters = source.records, source.dataset.filter_cfg or {}
-    ids = {key for key, name in category_names(records).items() if name in source.dataset.metainfo['classes']}
-    of_class = np.array([each['category_id'] in ids for each in records.annotations], dtype=bool)
-    known = records.image_indices >= 0
-    annotated, with_box = np.zeros((2, len(records.images)), dtype=bool)
-    annotated[records.image_indices[of_class & known]] = True
-    with_box[records.image_indices[of_class & records.trained]] = True
     sides = np.array([min(image['width'], image['height']) for image in records.images])
     kept = sides >= filters.get('min_size', 0)
     if filters.get('filter_empty_gt'):
-        kept &= annotated
-    return with_box[kept]
+        kept &= _images_of(source, records.image_indices >= 0)
+    return kept
+
+
+def _images_of(source: Source, annotations: np.ndarray) -> np.ndarray:
+    """Which images have one of these annotations, (n,), that is of a class."""
+    records, classes = source.records, source.dataset.metainfo['classes']
+    ids = {key for key, name in category_names(records).items() if name in classes}
+    of_class = np.array([each['category_id'] in ids for each in records.annotations], dtype=bool)
+    images = np.zeros(len(records.images), dtype=bool)
+    images[records.image_indices[of_class & annotations]] = True
+    return images

@@ -249,7 +249,7 @@ RECORD_FAULTS = [
     Fault('no file_name', change(part='images', file_name=None), 'error', ': images.file_name', ('is missing',)),
     Fault('width 0', change(part='images', width=0), 'error', ': images.width', ('width is not above 0', 'such as 0')),
     Fault('width of text', change(part='images', width='96'), 'error', ': images.width', ("such as '96'",)),
-    Fault('1 px', one_pixel, 'warning', ': images.width', ('1 px wide or high', 'with id 1')),
+    Fault('1 px', one_pixel, 'error', ': images.width', ('1 px wide or high', 'with id 1', 'flipped')),
     Fault('no name', change(part='categories', name=None), 'error', ': categories.name', ('name is missing',)),
     Fault('box of three', change(bbox=[8, 8, 40]), 'error', BBOX, ('has 3 values', '[8, 8, 40]')),
     Fault('box of text', change(bbox=['8', '8', '4', '4']), 'error', BBOX, ('is not a number',)),

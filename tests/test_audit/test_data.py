@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
-from planted import EVERY, FAULTS, IMAGE_FAULTS, Data, change, evaluate_with, turn, without_step
+from planted import EVERY, FAULTS, IMAGE_FAULTS, Data, change, evaluate_with, one_pixel, turn, without_step
 
 from mmext.audit import data_findings, raise_errors
 from mmext.audit.findings import errors
@@ -111,6 +111,12 @@ def test_few_lost_objects_are_a_warning(bad, level, data):
     change(index=slice(50, None), category_id=2)(data)
     (finding,) = data_findings(data.write())
     assert (finding.level, 'narrower than 1 px' in finding.message) == (level, True)
+
+
+def test_images_of_one_pixel_may_be_filtered_out(data):
+    one_pixel(data)
+    data.config.train_dataloader.dataset.filter_cfg = dict(min_size=2)
+    assert data_findings(data.write()) == []
 
 
 def test_a_pixel_of_rounding_is_no_finding(data):
