@@ -17,7 +17,8 @@ EMPTY_BATCHES = 0.1
 def training_findings(config: Config, sources: Sequence[Source]) -> list[Finding]:
     """Check what the detector gets to train on: a box of each class, and in most batches."""
     sources = [source for source in sources if source.split == 'train' and source.records]
-    if not sources:
+    # A string in place of a tuple of classes is reported with the labels.
+    if not sources or any(isinstance(source.dataset.metainfo['classes'], str) for source in sources):
         return []
     findings = [found for source in sources for found in (*_loading(source), *_thin_images(source))]
     counts = Counter()
@@ -54,9 +55,8 @@ def _loading(source: Source) -> list[Finding]:
 def _thin_images(source: Source) -> list[Finding]:
     """Check that no image has a side of 1 px: PackDetInputs cannot make a tensor of it once it is flipped."""
     images, kept = source.records.images, _kept_images(source)
-    thin = [
-        image['id'] for image, is_kept in zip(images, kept) if is_kept and min(image['width'], image['height']) <= 1
-    ]
+    sides = [min(image['width'], image['height']) for image in images]
+    thin = [image['id'] for image, side, is_kept in zip(images, sides, kept) if is_kept and side <= 1]
     if not thin:
         return []
     message = f'{named(thin, "images")}: the image is 1 px wide or high, and training would stop when it is flipped'

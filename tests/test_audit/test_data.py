@@ -138,6 +138,13 @@ def test_training_data_may_have_what_the_evaluation_may_not(data):
     assert data_findings(data.write()) == []
 
 
+def test_ids_of_digits_can_be_evaluated(data):
+    change('val', id='7')(data)
+    assert data_findings(data.write()) == []
+    change('val', id='0')(data)
+    assert [each.level for each in data_findings(data.write())] == ['warning']
+
+
 def test_validation_without_a_file_of_its_own_may_too(data):
     """CocoMetric without ann_file numbers the annotations itself."""
     for split in ('val', 'test'):
