@@ -1,13 +1,17 @@
 """Checks of a model, its data and its hooks, for mistakes that training would not report.
 
 * :mod:`~mmext.audit.wiring`: do the losses, the assigner and mmcv's operators fit the heads?
-* :mod:`~mmext.audit.data`: do the labels mean the classes that the config names?
+* :mod:`~mmext.audit.data`: are the annotations and images of a config right, and does training get boxes from them?
+* :mod:`~mmext.audit.labels`: do the labels mean the classes that the config names?
 * :mod:`~mmext.audit.recipe`: are YOLOX's hooks there, and are checkpoints safe?
 
-Each check raises a ValueError that names the setting and the remedy, or logs a warning.
+Each `check_` raises a ValueError that names the setting and the remedy, or logs a warning; each `_findings` returns a
+list of findings.
 """
 
-from .data import (
+from .data import data_findings
+from .findings import raise_errors
+from .labels import (
     LabelOrder,
     check_num_classes,
     check_order,
@@ -31,12 +35,14 @@ __all__ = [
     'check_operators',
     'check_order',
     'check_reduction',
+    'data_findings',
     'has_soft_targets',
     'label_names',
     'label_orders',
     'label_orders_of_config',
     'labels_follow_file',
     'leaves',
+    'raise_errors',
     'read_categories',
     'yolox_head',
 ]

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from mmext.errors import UserError
+
 Level = Literal['error', 'warning', 'note']
 
 
@@ -31,3 +33,27 @@ class Finding:
 def errors(findings: Iterable[Finding]) -> list[Finding]:
     """The findings that are errors."""
     return [finding for finding in findings if finding.level == 'error']
+
+
+def raise_errors(findings: Iterable[Finding], advice: str = '', shown: int = 10) -> None:
+    """Raise the errors among the findings as one UserError.
+
+    Args:
+        findings: Of any level.
+        advice: A sentence for the end of the message.
+        shown: How many errors the message lists.
+
+    Raises:
+        UserError: If there is an error.
+    """
+    found = errors(findings)
+    if not found:
+        return
+    lines = [f'{number}. {finding}' for number, finding in enumerate(found[:shown], start=1)]
+    if len(found) == 1:
+        lines = [str(found[0])]
+    else:
+        lines.insert(0, f'{len(found)} errors:')
+    if len(found) > shown:
+        lines.append(f'... and {len(found) - shown} more')
+    raise UserError('\n'.join([*lines, advice] if advice else lines))

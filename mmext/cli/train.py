@@ -1,16 +1,21 @@
 """Train and evaluate a detector; mmdet's command line."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
+from mmext.audit import data_findings, raise_errors
 from mmext.checkpoints import newest_checkpoint
 
 from .check import check_file
 from .common import add_hook, build_runner, load_config, make_resumable, one_message, parser
+
+ADVICE = '`mmext audit CONFIG` lists all findings; --skip-data-checks trains in spite of them.'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,6 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='resume from this checkpoint; without a value, from the newest in the work dir that loads, or from the '
         'start if there is none',
     )
+    arguments.add_argument('--skip-data-checks', action='store_true', help='train even if the annotations have errors')
     return arguments.parse_args(argv)
 
 
@@ -87,4 +93,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for hook in ('mmext.CheckHook', 'mmext.ReportHook'):
             add_hook(config, hook)
         make_resumable(config)
-        build_runner(config).train()
+        # Each rank reads the same files and raises the same errors, before it waits for any other.
+        findings = [] if args.skip_data_checks else data_findings(config, images=False)
+        raise_errors(findings, ADVICE)
+        runner = build_runner(config)
+        for finding in findings:
+            if finding.level == 'warning':
+                print_log(str(finding), logger='current', level=logging.WARNING)
+        runner.train()

@@ -1,209 +1,314 @@
-"""Labels mean what the config says, or the check names both orders and the line to write."""
+"""Each fault of the data is found, and training with an error does not start."""
 
-import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from mmdet.registry import DATASETS
-from mmengine.config import ConfigDict
-from mmengine.registry import DefaultScope
-from torch import nn
+from conftest import ROOT
+from mmcv.transforms import BaseTransform
+from mmdet.registry import TRANSFORMS
+from planted import EVERY, FAULTS, IMAGE_FAULTS, Data, change, evaluate_with, one_pixel, turn, without_step
 
-from mmext.audit import (
-    check_num_classes,
-    check_order,
-    data,
-    label_orders,
-    label_orders_of_config,
-    leaves,
-    read_categories,
-)
-
-ORDER, OTHER = ('cat', 'dog', 'eel'), ('dog', 'cat', 'eel')
+from mmext.audit import data_findings, raise_errors
+from mmext.audit.findings import errors
+from mmext.cli import common
+from mmext.cli import train as cli_train
+from mmext.cli.common import read_config
+from mmext.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def scope():
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        yield
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return listener.getsockname()[1]
 
 
-def write(folder, names, name='train', **others):
-    """An annotation file with these categories, and one box of each."""
-    file = folder / f'{name}.json'
-    images = [dict(id=1, file_name='1.jpg', width=100, height=100)]
-    boxes = [
-        dict(id=index, image_id=1, category_id=index, bbox=[10, 10, 20, 20], area=400, iscrowd=0)
-        for index in range(1, len(names) + 1)
+@pytest.fixture
+def data(tmp_path):
+    return Data(tmp_path)
+
+
+def hits(findings, fault):
+    return [
+        each
+        for each in findings
+        if each.level == fault.level
+        and each.key.endswith(fault.key)
+        and all(word in f'{each.message}. {each.remedy}' for word in fault.words)
     ]
-    categories = [dict(id=index, name=name) for index, name in enumerate(names, start=1)]
-    file.write_text(json.dumps(dict(images=images, annotations=boxes, categories=categories) | others))
-    return file
 
 
-def config(file, classes=ORDER, **others):
-    metainfo = {} if classes is None else dict(metainfo=dict(classes=classes))
-    return ConfigDict(
-        dict(type='CocoDataset', ann_file=str(file), data_prefix=dict(img=''), pipeline=[], **metainfo) | others
-    )
+def test_right_data_have_no_findings(data):
+    assert data_findings(data.write()) == []
 
 
-def orders_of(configs):
-    return [order for place, each in configs.items() for order in label_orders(DATASETS.build(each), place)]
+@pytest.mark.parametrize('fault', [*FAULTS, *IMAGE_FAULTS], ids=lambda fault: fault.name)
+def test_finds(fault, data):
+    fault.plant(data)
+    config = data.write()
+    findings = data_findings(config, images=fault in IMAGE_FAULTS)
+    assert len(hits(findings, fault)) == 1, '\n'.join(map(str, findings))
+    # A warning or a note does not stop a training for another reason.
+    assert bool(errors(findings)) is (fault.level == 'error'), '\n'.join(map(str, findings))
+    # Images are opened on demand alone.
+    assert fault not in IMAGE_FAULTS or not errors(data_findings(config, images=False))
 
 
-def fail(**configs):
-    with pytest.raises(ValueError, match='class') as error:
-        check_order(orders_of(configs))
-    return str(error.value)
+@pytest.mark.parametrize('fault', [each for each in FAULTS if each.level == 'error'], ids=lambda fault: fault.name)
+def test_training_does_not_start(fault, data, monkeypatch):
+    fault.plant(data)
+    monkeypatch.setattr(common, 'read_config', lambda name: data.write())
+    monkeypatch.setattr(cli_train, 'build_runner', lambda config: pytest.fail('the training starts'))
+    with pytest.raises(UserError) as error:
+        cli_train.main(['mine.py', '--work-dir', str(data.folder)])
+    assert all(word in str(error.value) for word in fault.words)
 
 
-def test_the_order_is_that_of_mmdet(tmp_path):
-    """Of the classes named, in the order of the file."""
-    dataset = DATASETS.build(config(write(tmp_path, OTHER), ('eel', 'cat')))
-    (order,) = label_orders(dataset, 'here')
-    assert order.names == ('cat', 'eel')
-    # The boxes are those of dog, cat and eel.
-    assert [instance['bbox_label'] for instance in dataset.get_data_info(0)['instances']] == [0, 1]
+def test_names_the_first_ten_errors(data, monkeypatch):
+    for key in ('bbox', 'area', 'image_id', 'category_id'):
+        for split in ('train', 'val'):
+            change(split, **{key: 'x'})(data)
+            change(split, index=1, **{key: None})(data)
+    findings = data_findings(data.write(), images=False)
+    with pytest.raises(UserError) as error:
+        raise_errors(findings, 'Advice.')
+    first, *lines, more, advice = str(error.value).splitlines()
+    assert first == f'{len(errors(findings))} errors:' and len(errors(findings)) > 10
+    assert [line.split('.')[0] for line in lines] == [str(number) for number in range(1, 11)]
+    assert (more, advice) == (f'... and {len(errors(findings)) - 10} more', 'Advice.')
 
 
-def test_accepts_one_order_everywhere(tmp_path):
-    file = write(tmp_path, ORDER)
-    check_order(orders_of({'train': config(file), 'val': config(file), 'test': config(file, ('dog',))}))
+def test_groups_equal_faults_of_100_000_annotations_in_seconds(data):
+    """Not a line for each of 50,000 boxes. The time is that of the process: the machine may be busy."""
+    data.train['images'] = [dict(id=each, file_name='train_1.jpg', width=96, height=96) for each in range(1000)]
+    data.train['annotations'] = [
+        dict(id=each, image_id=each % 1000, category_id=1, bbox=[1, 2, 3] if each % 2 else [1, 2, 3, 4], area=12)
+        for each in range(100_000)
+    ]
+    config = data.write()
+    start = time.process_time()
+    findings = data_findings(config, images=False)
+    assert time.process_time() - start < 10
+    assert [str(each) for each in findings if '50,000' in str(each)] == [
+        f'{data.folder}/train.json: annotations.bbox: bbox has 3 values in 50,000 annotations (with id 1, 3, 5, 7, 9 '
+        'and 49,995 more), such as [1, 2, 3]. Write four finite numbers: x, y, width and height in pixels'
+    ]
+    assert len(findings) < 5
 
 
-def test_refuses_another_order_in_metainfo(tmp_path):
-    file = write(tmp_path, OTHER)
-    message = fail(train=config(file), val=config(file))
-    assert str(ORDER) in message and str(OTHER) in message and str(file) in message
-    assert f'Set metainfo=dict(classes={OTHER}) in train and val,' in message
+@pytest.mark.parametrize('bad, level', [(1, 'warning'), (10, 'error')])
+def test_few_lost_objects_are_a_warning(bad, level, data):
+    """COCO's own annotations have boxes of width 0."""
+    box = data.train['annotations'][0]
+    data.train['annotations'] = [
+        dict(box, id=each, image_id=1 + each % 4, bbox=[8, 8, 20 * (each > bad), 9]) for each in range(1, 101)
+    ]
+    change(index=slice(50, None), category_id=2)(data)
+    (finding,) = data_findings(data.write())
+    assert (finding.level, 'narrower than 1 px' in finding.message) == (level, True)
 
 
-def test_refuses_it_in_the_validation_data_alone(tmp_path):
-    file = write(tmp_path, ORDER)
-    assert f'Set metainfo=dict(classes={ORDER}) in val,' in fail(train=config(file), val=config(file, OTHER))
+def test_images_of_one_pixel_may_be_filtered_out(data):
+    one_pixel(data)
+    data.config.train_dataloader.dataset.filter_cfg = dict(min_size=2)
+    assert data_findings(data.write()) == []
 
 
-@pytest.mark.parametrize('classes', [ORDER, OTHER])
-def test_refuses_files_that_disagree_whatever_metainfo_says(tmp_path, classes):
-    """Label 0 is a cat in training and a dog in validation: no metainfo can mend it, and none is proposed."""
-    train, val = write(tmp_path, ORDER), write(tmp_path, OTHER, 'val')
-    message = fail(train=config(train), val=config(val, classes))
-    assert f'train ({train}) has {ORDER}, val ({val}) has {OTHER}' in message
-    assert 'Set metainfo' not in message
+def test_a_pixel_of_rounding_is_no_finding(data):
+    change(bbox=[-1, 8, 50, 89])(data)
+    assert data_findings(data.write()) == []
 
 
-def test_validation_data_may_have_other_classes(tmp_path):
-    train, val = config(write(tmp_path, ORDER)), config(write(tmp_path, ('a', 'b'), 'val'), ('a', 'b'))
-    check_order(orders_of({'train': train, 'val': val}))
+def test_large_boxes_are_not_taken_for_corners(data):
+    """In portraits every width is above x, and boxes may reach beyond the image a little."""
+    change(index=EVERY, bbox=[10, 10, 88, 88], area=88 * 88)(data)
+    (finding,) = data_findings(data.write())
+    assert finding.level == 'warning' and 'beyond the image' in finding.message
 
 
-def test_looks_below_wrappers(tmp_path):
-    right, wrong = config(write(tmp_path, ORDER)), config(write(tmp_path, ORDER, 'two'), OTHER)
-    dataset = dict(
-        type='MultiImageMixDataset',
-        pipeline=[],
+def test_training_data_may_have_what_the_evaluation_may_not(data):
+    change(id=0)(data)
+    change(index=EVERY, iscrowd=None)(data)
+    change(index=1, id='a')(data)
+    assert data_findings(data.write()) == []
+
+
+def test_ids_of_digits_can_be_evaluated(data):
+    change('val', id='7')(data)
+    assert data_findings(data.write()) == []
+    change('val', id='0')(data)
+    assert [each.level for each in data_findings(data.write())] == ['warning']
+
+
+def test_validation_without_a_file_of_its_own_may_too(data):
+    """CocoMetric without ann_file numbers the annotations itself."""
+    for split in ('val', 'test'):
+        del data.config[f'{split}_evaluator']['ann_file']
+    change('val', id=0)(data)
+    assert data_findings(data.write()) == []
+
+
+def test_an_evaluator_may_read_a_copy(data):
+    evaluate_with(data)
+    assert data_findings(data.write()) == []
+
+
+def test_an_evaluator_reads_the_files_of_all_data_sets(data):
+    """Of two data sets one file has the images of one alone, and a merged one those of both."""
+    one = data.config.val_dataloader.dataset
+    data.config.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, dict(one, ann_file='train.json')])
+    (finding,) = data_findings(data.write())
+    assert (finding.level, finding.key) == ('error', 'val_evaluator.ann_file')
+    assert 'no 4 images (with id 1, 2, 3, 4)' in finding.message
+    merged = {key: [*data.val[key], *data.train[key]] for key in ('images', 'annotations')}
+    evaluate_with(data, **merged)
+    assert data_findings(data.write()) == []
+
+
+def test_reads_several_evaluators(data):
+    metric = data.config.val_evaluator
+    data.config.val_evaluator = [metric, dict(metric, ann_file='nowhere.json')]
+    (finding,) = data_findings(data.write())
+    assert finding.key == 'val_evaluator[1].ann_file'
+
+
+def test_faults_of_the_test_data_alone_are_warnings(data):
+    data.config.test_dataloader = dict(data.config.val_dataloader)
+    data.config.test_dataloader.dataset = dict(data.config.val_dataloader.dataset, ann_file='nowhere.json')
+    assert {each.level for each in data_findings(data.write())} == {'warning'}
+
+
+def test_looks_below_wrappers(data):
+    leaf = data.config.train_dataloader.dataset
+    load, steps = leaf.pipeline[:1], leaf.pipeline[1:]
+    bad = dict(leaf, ann_file='nowhere.json', pipeline=load)
+    data.config.train_dataloader.dataset = dict(
+        type='mmdet.MultiImageMixDataset',
+        pipeline=steps,
         dataset=dict(
             type='RepeatDataset',
             times=2,
             dataset=dict(
                 type='ConcatDataset',
-                ignore_keys='classes',
-                datasets=[right, dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=wrong)],
+                datasets=[
+                    dict(leaf, pipeline=load),
+                    dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=bad),
+                ],
             ),
         ),
     )
-    place = 'train.dataset.dataset.datasets[1].dataset'
-    assert list(leaves(ConfigDict(dataset), 'train')) == ['train.dataset.dataset.datasets[0]', place]
-    assert f'Set metainfo=dict(classes={ORDER}) in {place},' in fail(train=dataset)
+    (finding,) = data_findings(data.write())
+    assert finding.key == f'{data.folder}/nowhere.json'
+    # LoadAnnotations is in the pipeline of the wrapper.
+    data.config.train_dataloader.dataset.pipeline = steps[1:]
+    bad['ann_file'] = 'train.json'
+    keys = [each.key for each in data_findings(data.write()) if 'LoadAnnotations' in each.message]
+    place = 'train_dataloader.dataset.dataset.dataset.datasets'
+    assert keys == [f'{place}[0].pipeline']
 
 
-def test_refuses_a_missing_class(tmp_path):
-    """The labels of the classes after it would be one less than in the training data."""
-    message = fail(val=config(write(tmp_path, ('cat', 'eel'))))
-    assert "has no class 'dog', which val names; it has 'cat', 'eel'" in message
-    assert "Set metainfo=dict(classes=('cat', 'eel')) in val" in message
+def test_a_transform_of_the_users_may_load_the_boxes(data):
+    without_step('LoadAnnotations')(data)
+
+    @TRANSFORMS.register_module(force=True)
+    class LoadMine(BaseTransform):
+        def transform(self, results):
+            return results
+
+    data.config.train_dataloader.dataset.pipeline.append(dict(type='LoadMine'))
+    (finding,) = data_findings(data.write())
+    assert (finding.level, finding.key) == ('warning', 'train_dataloader.dataset.pipeline')
 
 
-def test_refuses_a_config_without_classes(tmp_path):
-    message = fail(train=config(write(tmp_path, ORDER[1:]), None))
-    assert "has no class 'person'" in message and "Set metainfo=dict(classes=('dog', 'eel')) in train" in message
-    assert '80 classes of COCO' in message
+def test_other_data_sets_are_noted(data):
+    data.config.train_dataloader.dataset.update(type='VOCDataset')
+    (finding,) = data_findings(data.write())
+    assert (finding.level, finding.key) == ('note', 'train_dataloader.dataset')
 
 
-def test_refuses_a_string_for_a_tuple(tmp_path):
-    assert "write a tuple, classes=('cat',)" in fail(train=config(write(tmp_path, ['cat']), 'cat'))
+def test_turned_images_may_be_loaded_as_they_are(data):
+    turn(data)
+    data.config.train_dataloader.dataset.pipeline[0].color_type = 'color_ignore_orientation'
+    assert data_findings(data.write()) == []
 
 
-def test_refuses_two_categories_of_one_name(tmp_path):
-    assert "more than one class named 'cat'" in fail(train=config(write(tmp_path, ('cat', 'cat', 'dog', 'eel'))))
+def test_a_whole_image_with_bytes_behind_is_not_truncated(data):
+    file = data.image(data.train['images'][0])
+    file.write_bytes(file.read_bytes() + b'trailer' * 20)
+    assert data_findings(data.write()) == []
 
 
-def test_ignores_data_sets_that_number_otherwise(tmp_path):
-    """LVIS takes all categories of its file, Objects365 sorts them, VOC takes the order of metainfo."""
-    file = write(tmp_path, ORDER)
-    assert label_orders_of_config(config(file, OTHER), 'test')
-    for kind in ('LVISDataset', 'Objects365V1Dataset', 'VOCDataset'):
-        assert label_orders_of_config(config(file, OTHER, type=kind), 'test') == []
+@pytest.mark.parametrize('name', ['bccd', 'aquarium', 'hituav', 'shapes'])
+def test_shipped_data_have_no_errors(name):
+    (config,) = (ROOT / 'configs' / 'yolox').glob(f'yolox_nano_1xb8-*e_{name}.py')
+    config = read_config(str(config))
+    for split in ('train', 'val', 'test'):
+        config[f'{split}_dataloader'].dataset.data_root = str(ROOT / 'data' / name)
+        if split != 'train':
+            config[f'{split}_evaluator'].ann_file = str(ROOT / 'data' / name / 'annotations' / 'val.json')
+    if not (ROOT / 'data' / name / 'annotations').is_dir():
+        pytest.skip(f'data/{name} is not there')
+    assert data_findings(config) == []
 
 
-class TestOfConfig:
-    def test_reads_no_annotations(self, tmp_path):
-        # A box of this file has no image.
-        file = write(tmp_path, OTHER, images=[])
-        (order,) = label_orders_of_config(config(file), 'test')
-        assert (order.classes, order.names) == (ORDER, OTHER)
-
-    def test_leaves_out_a_file_that_does_not_exist(self, tmp_path):
-        file = write(tmp_path, OTHER)
-        dataset = ConfigDict(type='ConcatDataset', datasets=[config('nowhere.json'), config(file)])
-        assert [order.place for order in label_orders_of_config(dataset, 'test')] == ['test.datasets[1]']
+def test_training_logs_the_warnings(data, monkeypatch, log):
+    change('val', id=0)(data)
+    runner = SimpleNamespace(train=lambda: None)
+    monkeypatch.setattr(common, 'read_config', lambda name: data.write())
+    monkeypatch.setattr(cli_train, 'build_runner', lambda config: runner)
+    cli_train.main(['mine.py', '--work-dir', str(data.folder)])
+    assert 'pycocotools takes a match with the id 0 for none' in log.text
 
 
-class TestCategories:
+def test_training_in_spite_of_errors(data, monkeypatch):
+    change(bbox=[1])(data)
+    started = []
+    monkeypatch.setattr(common, 'read_config', lambda name: data.write())
+    monkeypatch.setattr(cli_train, 'build_runner', lambda config: SimpleNamespace(train=lambda: started.append(1)))
+    cli_train.main(['mine.py', '--work-dir', str(data.folder), '--skip-data-checks'])
+    assert started
+
+
+class TestForReal:
+    """The command line: a message, a status, and no iteration."""
+
+    def fail(self, data, *command):
+        data.write().dump(data.folder / 'mine.py')
+        environment = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONPATH=str(ROOT), PORT=str(free_port()))
+        environment['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
+        result = subprocess.run(
+            [word.format(data.folder / 'mine.py') for word in command],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=280,
+        )
+        output = result.stdout + result.stderr
+        assert result.returncode != 0, output
+        assert 'Epoch(train)' not in output
+        assert not list(data.folder.glob('work/*/vis_data'))
+        return output
+
     @pytest.fixture
-    def parsed(self, monkeypatch):
-        """The files that are parsed as a whole."""
-        paths, parse = [], data._parse
-        monkeypatch.setattr(data, '_parse', lambda path, local: paths.append(path) or parse(path, local))
-        return paths
+    def bad(self, data):
+        change(index=EVERY, iscrowd=1)(data)
+        change('val', iscrowd=None)(data)
+        data.config.work_dir = str(data.folder / 'work')
+        return data
 
-    @pytest.mark.parametrize('count', [3, 5000])
-    @pytest.mark.parametrize('first', [True, False])
-    def test_parses_the_categories_alone(self, count, first, tmp_path, parsed):
-        """Wherever they are in the file, and however long the list is."""
-        content = json.loads(write(tmp_path, [f'Größe "[{index}]" é' for index in range(count)]).read_text())
-        keys = sorted(content, key=lambda key: (key == 'categories') is not first)
-        file = tmp_path / 'sorted.json'
-        file.write_text(json.dumps({key: content[key] for key in keys}, indent=1, ensure_ascii=False), 'utf-8')
-        expected = {each['id']: each['name'] for each in content['categories']}
-        assert read_categories(str(file)) == expected
-        assert list(read_categories(str(file))) == list(expected)
-        assert parsed == []
+    def test_of_one_process(self, bad):
+        output = self.fail(bad, sys.executable, str(ROOT / 'tools' / 'train.py'), '{}')
+        assert '2 errors:' in output
+        assert '1. ' in output and 'iscrowd is missing' in output
+        assert '2. train_dataloader.dataset: none of the 8 annotations is a box to train on (crowd: 8)' in output
+        assert '--skip-data-checks' in output
 
-    def test_parses_all_of_an_ambiguous_file(self, tmp_path, parsed):
-        file = write(tmp_path, ORDER, info={'categories': [{'id': 1, 'name': 'wrong'}]})
-        assert tuple(read_categories(str(file)).values()) == ORDER
-        assert parsed == [str(file)]
-
-    @pytest.mark.parametrize('text', ['', '{"images": [], "annotations": [], "categories": [{"id": 1', '[1]'])
-    def test_refuses_what_is_not_coco(self, text, tmp_path):
-        file = tmp_path / 'mine.json'
-        file.write_text(text)
-        with pytest.raises(ValueError, match=r'mine\.json is not (JSON|a COCO annotation file)'):
-            read_categories(str(file))
-
-
-class TestNumberOfClasses:
-    @pytest.mark.parametrize('name', ['bbox_head', 'second'])
-    def test_refuses_another_number_in_any_head(self, name):
-        head = nn.Module()
-        head.num_classes, head.loss_cls = 80, nn.Identity()
-        with pytest.raises(ValueError, match=rf'model.{name}.num_classes is 80.*set model.{name}.num_classes=3'):
-            check_num_classes(nn.ModuleDict({name: head}), ORDER, 'train')
-        head.num_classes = 3
-        check_num_classes(nn.ModuleDict({name: head}), ORDER, 'train')
-
-    def test_accepts_the_one_class_of_an_rpn(self):
-        head = nn.Module()
-        head.num_classes, head.loss_cls = 1, nn.Identity()
-        check_num_classes(nn.ModuleDict({'rpn_head': head}), ORDER, 'train')
+    def test_of_two_ranks_ends_both(self, bad):
+        output = self.fail(bad, str(ROOT / 'tools' / 'dist_train.sh'), '{}', '2')
+        assert output.count('none of the 8 annotations is a box to train on (crowd: 8)') == 2
