@@ -3,8 +3,12 @@
 * :mod:`~mmext.audit.wiring`: do the losses, the assigner and mmcv's operators fit the heads?
 * :mod:`~mmext.audit.data`: do the labels mean the classes that the config names?
 * :mod:`~mmext.audit.recipe`: are YOLOX's hooks there, and are checkpoints safe?
+* :mod:`~mmext.audit.losses`: what does each loss contribute to the training?
+* :mod:`~mmext.audit.keys`: does anything read the keys of the config?
+* :mod:`~mmext.audit.checkpoint`: do the weights of a checkpoint fit the model?
+* :mod:`~mmext.audit.report`: all of these, for `mmext audit`.
 
-Each check raises a ValueError that names the setting and the remedy, or logs a warning.
+The checks return findings with the setting and the remedy; `enforce` refuses errors and logs warnings.
 """
 
 from .data import (
@@ -18,20 +22,20 @@ from .data import (
     leaves,
     read_categories,
 )
+from .findings import Finding, enforce
 from .recipe import check_checkpoints, check_hooks
-from .wiring import check_assigner, check_losses, check_operators, check_reduction, has_soft_targets, yolox_head
+from .wiring import check_operators, check_wiring, yolox_head
 
 __all__ = [
+    'Finding',
     'LabelOrder',
-    'check_assigner',
     'check_checkpoints',
     'check_hooks',
-    'check_losses',
     'check_num_classes',
     'check_operators',
     'check_order',
-    'check_reduction',
-    'has_soft_targets',
+    'check_wiring',
+    'enforce',
     'label_names',
     'label_orders',
     'label_orders_of_config',

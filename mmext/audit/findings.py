@@ -1,8 +1,13 @@
 """What the checks of a config and its data report."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from mmengine.logging import print_log
+
+from mmext.errors import UserError
 
 Level = Literal['error', 'warning', 'note']
 
@@ -27,7 +32,29 @@ class Finding:
     def __str__(self) -> str:
         return f'{self.key}: {self.message}. {self.remedy}'
 
+    @classmethod
+    def of_error(cls, key: str, error: Exception) -> 'Finding':
+        """The finding of an exception whose message ends with a colon and the remedy."""
+        message, _, remedy = str(error).rpartition(': ')
+        if not isinstance(error, ValueError) or not message:
+            message, remedy = f'{type(error).__name__}: {error}', 'See what the message names'
+        return cls('error', key, message, remedy[0].upper() + remedy[1:])
+
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
     """The findings that are errors."""
     return [finding for finding in findings if finding.level == 'error']
+
+
+def enforce(findings: Iterable[Finding]) -> None:
+    """Log the warnings, and refuse the errors.
+
+    Raises:
+        UserError: If there are errors: all of them, one a line.
+    """
+    findings = list(findings)
+    for finding in findings:
+        if finding.level == 'warning':
+            print_log(str(finding), logger='current', level=logging.WARNING)
+    if wrong := errors(findings):
+        raise UserError('\n'.join(map(str, wrong)))

@@ -1,0 +1,25 @@
+"""Findings are refused or logged, all of them."""
+
+import pytest
+
+from mmext.audit.findings import Finding, enforce
+from mmext.errors import UserError
+
+
+def test_refuses_all_errors_at_once_and_logs_the_warnings(log):
+    found = [Finding(level, f'key{i}', 'wrong', 'Mend it') for i, level in enumerate(('error', 'warning', 'error'))]
+    with pytest.raises(UserError) as error:
+        enforce(found)
+    assert str(error.value) == 'key0: wrong. Mend it\nkey2: wrong. Mend it'
+    assert [record.message for record in log.records] == ['key1: wrong. Mend it']
+
+
+def test_a_warning_and_a_note_refuse_nothing(log):
+    enforce(Finding(level, 'key', 'odd', 'Look') for level in ('note', 'warning'))
+    assert len(log.records) == 1
+
+
+def test_an_error_message_is_split_at_its_remedy():
+    finding = Finding.of_error('key', ValueError('X: gamma is -1: set gamma=2'))
+    assert (finding.message, finding.remedy) == ('X: gamma is -1', 'Set gamma=2')
+    assert Finding.of_error('key', KeyError('x')).message == "KeyError: 'x'"
