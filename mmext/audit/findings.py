@@ -46,15 +46,29 @@ def errors(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.level == 'error']
 
 
-def enforce(findings: Iterable[Finding]) -> None:
-    """Log the warnings, and refuse the errors.
+def raise_errors(findings: Iterable[Finding], shown: int = 10) -> None:
+    """Raise the errors among the findings as one UserError that lists the first `shown`; return if there are none.
 
     Raises:
-        UserError: If there are errors: all of them, one a line.
+        UserError: If there is an error.
+    """
+    found = errors(findings)
+    if len(found) == 1:
+        raise UserError(str(found[0]))
+    if found:
+        lines = [f'{number}. {finding}' for number, finding in enumerate(found[:shown], start=1)]
+        more = [f'... and {len(found) - shown} more'] if len(found) > shown else []
+        raise UserError('\n'.join([f'{len(found)} errors:', *lines, *more]))
+
+
+def enforce(findings: Iterable[Finding]) -> None:
+    """Log the warnings, and raise the errors.
+
+    Raises:
+        UserError: If there is an error.
     """
     findings = list(findings)
     for finding in findings:
         if finding.level == 'warning':
             print_log(str(finding), logger='current', level=logging.WARNING)
-    if wrong := errors(findings):
-        raise UserError('\n'.join(map(str, wrong)))
+    raise_errors(findings)

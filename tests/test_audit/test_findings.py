@@ -10,7 +10,7 @@ def test_refuses_all_errors_at_once_and_logs_the_warnings(log):
     found = [Finding(level, f'key{i}', 'wrong', 'Mend it') for i, level in enumerate(('error', 'warning', 'error'))]
     with pytest.raises(UserError) as error:
         enforce(found)
-    assert str(error.value) == 'key0: wrong. Mend it\nkey2: wrong. Mend it'
+    assert str(error.value) == '2 errors:\n1. key0: wrong. Mend it\n2. key2: wrong. Mend it'
     assert [record.message for record in log.records] == ['key1: wrong. Mend it']
 
 
