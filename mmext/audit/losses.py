@@ -95,8 +95,10 @@ def measure(model: nn.Module, batches: Sequence[dict]) -> list[LossRow]:
     if getattr(yolox_head(model), 'compiled', False):
         # A compiled head calls its losses where no hook sees them.
         model.bbox_head.compiled = False
-    # Multi-scale training reads it.
-    MessageHub.get_current_instance().update_info('iter', 0)
+    hub = MessageHub.get_current_instance()
+    for name in ('iter', 'epoch'):
+        # Multi-scale training and TOODHead read them.
+        hub.update_info(name, hub.get_info(name) or 0)
     measured: dict[str, list[dict]] = defaultdict(list)
     for batch in batches:
         for name, row in _measure(model, batch).items():
@@ -348,7 +350,7 @@ def as_table(rows: Sequence[LossRow]) -> list[Mapping[str, str]]:
             'class': f'{row.package}.{row.kind}' if row.kind else 'in the head',
             'target': row.target or '-',
             'reduction': row.reduction or '-',
-            'divided by': f'{row.divisor:.4g}' if isfinite(row.divisor) else '-',
+            'divided by': f'{row.divisor:.5g}' if isfinite(row.divisor) else '-',
             'weight': f'{row.weight:g}',
             'value': f'{row.value:.4g}',
             'share': f'{row.share:.1%}',
