@@ -1,5 +1,6 @@
 """Which losses to compare first on some data, and why."""
 
+import runpy
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def command(
 
 
 def settings_of(idea: str, boxes: Boxes, head: Mapping) -> dict[str, object]:
-    """The settings that make an idea of a config: what a shipped config of it changes in its root's head.
+    """The settings that make an idea of a config: those of the first shipped config of it, with other class weights.
 
     Args:
         idea: The idea.
@@ -143,23 +144,23 @@ def settings_of(idea: str, boxes: Boxes, head: Mapping) -> dict[str, object]:
         head: The head of the config.
     """
     file = sorted(_folder().glob(f'yolox_nano_{idea}_*.py'))[0]
-    own, of_root = (Config.fromfile(path).model.bbox_head for path in (file, _shipped_root(file)))
-    prefix = 'model.bbox_head'
-    settings: dict[str, object] = {}
-    if head.get('type') != 'mmext.YOLOXHead':
-        settings[f'{prefix}.type'] = 'mmext.YOLOXHead'
-    for key, value in own.items():
-        if value == of_root.get(key):
-            continue
-        if not isinstance(value, Mapping):
-            settings[f'{prefix}.{key}'] = value
-            continue
-        settings[f'{prefix}.{key}._delete_'] = True
-        for name, argument in value.items():
-            if isinstance(argument, list):
-                argument = [round(weight, 3) for weight in class_weights(list(boxes.counts.values()), 'sqrt')]
-            settings[f'{prefix}.{key}.{name}'] = argument
+    # What the file itself sets, without its bases.
+    changes = runpy.run_path(str(file))['model']['bbox_head']
+    settings = {} if head.get('type') == 'mmext.YOLOXHead' else {'model.bbox_head.type': 'mmext.YOLOXHead'}
+    for key, value in _flat(changes, 'model.bbox_head'):
+        if key.endswith('.alpha') and isinstance(value, list):
+            value = [round(weight, 3) for weight in class_weights(list(boxes.counts.values()), 'sqrt')]
+        settings[key] = value
     return settings
+
+
+def _flat(node: Mapping, place: str) -> Iterator[tuple[str, object]]:
+    """The values of nested dicts by their keys with dots."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f'{place}.{key}')
+        else:
+            yield f'{place}.{key}', value
 
 
 def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -69,8 +69,9 @@ def class_counts(dataset: object) -> tuple[dict[str, int], int]:
 
 
 def boxes_of(batch: Mapping) -> list[Tensor]:
-    """The boxes (n, 4) of each image of a batch of the data loader."""
-    return [get_box_tensor(sample.gt_instances.bboxes) for sample in batch['data_samples']]
+    """The boxes (n, 4) of each image of a batch of the data loader; none where the pipeline does not load them."""
+    found = [sample.gt_instances.get('bboxes', torch.zeros(0, 4)) for sample in batch['data_samples']]
+    return [get_box_tensor(boxes) for boxes in found]
 
 
 def summarize(dataset: object, batches: Sequence[Mapping], head: nn.Module | None = None) -> Boxes | None:

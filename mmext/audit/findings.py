@@ -1,8 +1,11 @@
 """What the checks of a config and its data report."""
 
 import logging
+import re
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mmengine.logging import print_log
@@ -34,11 +37,19 @@ class Finding:
 
     @classmethod
     def of_error(cls, key: str, error: Exception) -> 'Finding':
-        """The finding of an exception whose message ends with a colon and the remedy."""
-        message, _, remedy = str(error).rpartition(': ')
-        if not isinstance(error, ValueError) or not message:
-            message, remedy = f'{type(error).__name__}: {error}', 'See what the message names'
-        return cls('error', key, message, remedy[0].upper() + remedy[1:])
+        """The finding of an exception.
+
+        The message of a ValueError or TypeError goes on with the remedy after a full stop, a semicolon or, at its end,
+        a colon. Other exceptions have no remedy, so the finding says where they were raised.
+        """
+        if not isinstance(error, (ValueError, TypeError)):
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f'It was raised in {Path(frame.filename).name}, line {frame.lineno}'
+            return cls('error', key, f'{type(error).__name__}: {error}'.rstrip('.'), where)
+        message = str(error)
+        parts = re.fullmatch(r'(.+?)(?:\. |; )(.+)', message, re.S) or re.fullmatch(r'(.+): (.+)', message, re.S)
+        what, remedy = parts.groups() if parts else (message.rstrip('.'), 'Change what it names')
+        return cls('error', key, what, f'{remedy[0].upper()}{remedy[1:]}')
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:

@@ -1,8 +1,9 @@
 """Whether anything reads the top-level keys of a config, and sets the learning rate in a sane range."""
 
 import ast
+import builtins
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import signature
@@ -34,6 +35,10 @@ READ_ELSEWHERE = (
     'vis_backends',
 )
 KNOWN_KEYS = (*READ_BY_RUNNER, *READ_ELSEWHERE)
+# Variables of many configs that are close to a key of the runner.
+USUAL_VARIABLES = ('train_pipeline', 'val_pipeline', 'test_pipeline', 'train_dataset', 'val_dataset', 'test_dataset')
+# How similar a misspelt name is, by difflib.
+CLOSE = 0.8
 # The learning rates that mmdet's configs have for one batch of `auto_scale_lr.base_batch_size` images, roughly.
 USUAL_LR = {'SGD': 0.01}
 USUAL_LR_OF_OTHERS = 0.001
@@ -43,24 +48,31 @@ TOO_MANY_TIMES = 100
 
 @dataclass(frozen=True)
 class Source:
-    """A config file of the user's.
+    """A config file that is not in a package.
 
     Attributes:
         path: The file.
+        bases: Its bases.
         assigned: The names that it sets at its top level.
         used: The names that it reads, of its own and of its bases.
     """
 
     path: Path
+    bases: list[str]
     assigned: frozenset[str]
     used: frozenset[str]
 
 
 def unread_keys(config: Config) -> list[Finding]:
-    """Top-level keys that the user's files set, and that neither a config file nor the runner reads.
+    """Top-level keys that neither the runner nor a config file reads, and that mmengine ignores in silence.
 
-    mmengine ignores them in silence. A key that a base defines as well is a variable of that base: it was read when
-    the base was, and setting it later changes nothing. The files of packages, such as mmdet's, are not checked.
+    * A key that a base sets as well, and this file does not read, is a variable of that base. The base has been read
+      by then: setting it again changes nothing.
+    * A name close to one that the runner reads is a misspelling.
+    * Any other name is reported in the config itself, not in its bases, whose variables other configs may read. A
+      config that mmengine has written is full of names that were read before.
+
+    The files of packages, such as mmdet's, are not checked.
 
     Args:
         config: A config that was read from a file.
@@ -73,39 +85,39 @@ def unread_keys(config: Config) -> list[Finding]:
         finding
         for source in files
         for key in sorted(source.assigned - used - {*KNOWN_KEYS})
-        if not key.startswith('_') and key in config
-        for finding in [_unread(key, source, _inherited(source.path))]
+        if not key.startswith('_') and key in config and (finding := _unread(key, source, source is files[0]))
     ]
 
 
-def _unread(key: str, source: Source, inherited: Mapping[str, object]) -> Finding:
+def _unread(key: str, source: Source, is_config: bool) -> Finding | None:
     where = f'in {source.path.name}'
-    if key in inherited:
-        return Finding(
-            'warning',
-            key,
-            f'it changes nothing {where}: it is a variable of a base config, which was read before',
-            'Set what follows from it, such as train_cfg.max_epochs or train_dataloader.dataset',
-        )
-    near = get_close_matches(key, [*KNOWN_KEYS, *inherited], n=1)
-    remedy = f'Did you mean {near[0]}?' if near else 'Remove it, or use it in the config'
-    return Finding('warning', key, f'nothing reads this key {where}', remedy)
+    if any(key in Config.fromfile(base) for base in source.bases):
+        message = f'it changes nothing {where}: it is a variable of a base config, which was read before'
+        remedy = 'Set what follows from it, such as train_cfg.max_epochs or train_dataloader.dataset'
+        return Finding('warning', key, message, remedy)
+    near = get_close_matches(key, KNOWN_KEYS, n=1, cutoff=CLOSE)
+    if near and key not in USUAL_VARIABLES:
+        return Finding('warning', key, f'nothing reads this key {where}', f'Did you mean {near[0]}?')
+    if is_config and (source.bases or source.used):
+        return Finding('warning', key, f'nothing reads this key {where}', 'Remove it, or use it in the config')
+    return None
 
 
 def _sources(path: Path) -> Iterator[Source]:
     """The file and its bases, but for those of installed packages."""
-    tree = ast.parse(path.read_text(encoding='utf-8'))
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    text = path.read_text(encoding='utf-8')
+    tree = ast.parse(text)
+    read = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+    # dict(...) in a config that mmengine has written.
+    read = [name for name in read if not hasattr(builtins, name)]
     # _base_.name, and {{_base_.name}} in a string.
-    of_base = re.findall(r'_base_\.(\w+)', path.read_text(encoding='utf-8'))
-    yield Source(
-        path,
-        frozenset(_assigned(tree)),
-        frozenset({*(node.id for node in names if isinstance(node.ctx, ast.Load)), *of_base}),
-    )
-    for base in Config._get_base_files(str(path)):
-        if '::' not in base and 'site-packages' not in base and '.mim' not in base:
-            yield from _sources(Path(Config._get_cfg_path(base, str(path))[0]))
+    of_base = re.findall(r'_base_\.(\w+)', text)
+    names = Config._get_base_files(str(path))
+    bases = [Config._get_cfg_path(name, str(path))[0] for name in names]
+    yield Source(path, bases, frozenset(_assigned(tree)), frozenset({*read, *of_base}))
+    for name, base in zip(names, bases):
+        if '::' not in name and 'site-packages' not in base and '.mim' not in base:
+            yield from _sources(Path(base))
 
 
 def _assigned(tree: ast.Module) -> Iterator[str]:
@@ -114,12 +126,6 @@ def _assigned(tree: ast.Module) -> Iterator[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             for target in targets:
                 yield from (each.id for each in ast.walk(target) if isinstance(each, ast.Name))
-
-
-def _inherited(path: Path) -> dict[str, object]:
-    """The keys of the bases of a file."""
-    bases = [Config._get_cfg_path(base, str(path))[0] for base in Config._get_base_files(str(path))]
-    return {key: value for base in bases for key, value in Config.fromfile(base).items()}
 
 
 def lr_findings(config: Config) -> list[Finding]:

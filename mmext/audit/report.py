@@ -2,14 +2,12 @@
 
 import io
 import logging
-import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from math import isfinite
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -208,12 +206,7 @@ def _reported(report: Report, key: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        finding = Finding.of_error(key, error)
-        if not isinstance(error, ValueError):
-            where = f'It was raised in {Path(frame.filename).name}, line {frame.lineno}'
-            finding = Finding('error', key, finding.message, where)
-        report.findings += [finding]
+        report.findings.append(Finding.of_error(key, error))
 
 
 @contextmanager

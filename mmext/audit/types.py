@@ -19,14 +19,8 @@ def type_findings(config: Config) -> list[Finding]:
             # One dict at a time, so that all are reported.
             check_types({key: None if isinstance(value, (dict, list, tuple)) else value for key, value in node.items()})
         except ValueError as error:
-            found.append(Finding('error', place, *_parts(str(error))))
+            found.append(Finding.of_error(place, error))
     return found
-
-
-def _parts(message: str) -> tuple[str, str]:
-    """The message of `check_types`, which ends with a remedy after a semicolon."""
-    what, _, remedy = message.partition('; ')
-    return what, remedy[0].upper() + remedy[1:]
 
 
 def _dicts(node: object, place: str) -> Iterator[tuple[str, Mapping]]:

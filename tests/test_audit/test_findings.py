@@ -19,7 +19,23 @@ def test_a_warning_and_a_note_refuse_nothing(log):
     assert len(log.records) == 1
 
 
-def test_an_error_message_is_split_at_its_remedy():
-    finding = Finding.of_error('key', ValueError('X: gamma is -1: set gamma=2'))
-    assert (finding.message, finding.remedy) == ('X: gamma is -1', 'Set gamma=2')
-    assert Finding.of_error('key', KeyError('x')).message == "KeyError: 'x'"
+@pytest.mark.parametrize(
+    'text, message, remedy',
+    [
+        ('X: gamma is -1: set gamma=2', 'X: gamma is -1', 'Set gamma=2'),
+        ("no 'a'; did you mean b?", "no 'a'", 'Did you mean b?'),
+        ("takes no 'a'. Add b: it replaces a", "takes no 'a'", 'Add b: it replaces a'),
+        ('it is odd', 'it is odd', 'Change what it names'),
+    ],
+)
+def test_an_error_message_is_split_at_its_remedy(text, message, remedy):
+    finding = Finding.of_error('key', ValueError(text))
+    assert (finding.level, finding.key, finding.message, finding.remedy) == ('error', 'key', message, remedy)
+
+
+def test_other_errors_say_where_they_were_raised():
+    with pytest.raises(KeyError) as error:
+        {}['x']
+    finding = Finding.of_error('key', error.value)
+    assert finding.message == "KeyError: 'x'"
+    assert finding.remedy.startswith('It was raised in test_findings.py, line ')
