@@ -65,14 +65,15 @@ def describe(boxes: Boxes) -> list[str]:
     classes = ', '.join(f'{name} {number / total:.0%}' for name, number in _by_count(boxes.counts)[:MOST])
     others = f' and {count(len(boxes.counts) - MOST, "other")}' if len(boxes.counts) > MOST else ''
     low, median, high = boxes.sides
-    strides = f' ({low / boxes.stride:.1f}, {median / boxes.stride:.1f}, {high / boxes.stride:.1f} strides)'
-    unmatched = f', {boxes.unmatched:.1%} without a prior in box and center region'
+    size = f'side {low:.0f} to {high:.0f} px, median {median:.0f}'
+    if boxes.stride:
+        size += f' ({", ".join(f"{side / boxes.stride:.1f}" for side in boxes.sides)} strides)'
+    size += f'; aspect {boxes.aspect:.1f}'
+    fit = '' if boxes.unmatched is None else f', {boxes.unmatched:.1%} without a prior in box and center region'
     return [
         f'Data: {boxes.images} images, {count(total, "object")}: {classes}{others}; '
         f'the most frequent class has {boxes.imbalance:.1f} times the objects of the rarest',
-        f'Boxes: side {low:.0f} to {high:.0f} px, median {median:.0f}{strides if boxes.stride else ""}; aspect '
-        f'{boxes.aspect:.1f}, {boxes.per_image:.0f} in an image, {boxes.crowded:.0%} crowded'
-        f'{unmatched if boxes.unmatched is not None else ""}',
+        f'Boxes: {size}, {boxes.per_image:.0f} in an image, {boxes.crowded:.0%} crowded{fit}',
     ]
 
 

@@ -14,6 +14,7 @@ import torch
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
+from .boxes import boxes_of
 from .findings import Finding
 from .wiring import yolox_head
 
@@ -36,7 +37,7 @@ class LossRow:
         reduction: As in the config.
         divisor: By what the sum over the elements is divided, by the loss and the head together; NaN if unknown.
         own_divisor: The part of it by which the loss divides, with `mean`.
-        divisions: How often it is divided; None if unknown.
+        divisions: How often it is divided by something above 1; None if the batches cannot tell.
         weight: Its `loss_weight`, which the value includes.
         value: Its value.
         share: Its share of the sum of all losses, in [0, 1].
@@ -103,7 +104,7 @@ def measure(model: nn.Module, batches: Sequence[dict]) -> list[LossRow]:
     for batch in batches:
         for name, row in _measure(model, batch).items():
             measured[name].append(row)
-    rows = {name: {**found[-1], **_means(found)} for name, found in measured.items()}
+    rows = {name: {**found[-1], **_over_batches(found)} for name, found in measured.items()}
     total, norm = (sum(row[part] for row in rows.values()) for part in ('value', 'gradient'))
     return [
         LossRow(
@@ -116,8 +117,11 @@ def measure(model: nn.Module, batches: Sequence[dict]) -> list[LossRow]:
     ]
 
 
-def _means(found: Sequence[dict]) -> dict[str, float]:
-    return {key: fmean(row[key] for row in found) for key in ('value', 'gradient', 'divisor', 'own_divisor')}
+def _over_batches(found: Sequence[dict]) -> dict[str, float | int | None]:
+    """The numbers of a loss over the batches: means, and a division that is missing in all or twice in any."""
+    divisions = [row['divisions'] for row in found if row['divisions'] is not None]
+    means = {key: fmean(row[key] for row in found) for key in ('value', 'gradient', 'divisor', 'own_divisor')}
+    return {**means, 'divisions': max(divisions, default=None)}
 
 
 def _measure(model: nn.Module, batch: dict) -> dict[str, dict]:
@@ -126,6 +130,7 @@ def _measure(model: nn.Module, batch: dict) -> dict[str, dict]:
     with _features(model) as features, _recorded(model) as calls:
         losses = model(**data, mode='loss')
     values = {name: _value(loss) for name, loss in losses.items() if 'loss' in name}
+    boxes = sum(map(len, boxes_of(batch)))
     found = {}
     for name, value in values.items():
         own = _calls_in(value, calls)
@@ -142,6 +147,9 @@ def _measure(model: nn.Module, batch: dict) -> dict[str, dict]:
             gradient=_gradient_norm(value, features),
             **_divisors(own, value.item()),
         )
+        if found[name]['divisions'] == 0 and boxes < 2:
+            # YOLOX divides by the number of positives, which is at least that of the boxes.
+            found[name]['divisions'] = None
     return found
 
 
