@@ -19,6 +19,8 @@ from .evidence import Evidence, with_verdict
 SEEDS = 5
 # At most this many variants: each costs as many trainings as there are seeds.
 MOST = 3
+# The data set whose configs say what an idea is; else any other's.
+REFERENCE = 'bccd'
 # From this ratio of the most frequent to the rarest class on, class weights are suggested.
 IMBALANCE = 5
 # Boxes with a side below this many strides are small.
@@ -68,7 +70,7 @@ def describe(boxes: Boxes) -> list[str]:
     size = f'side {low:.0f} to {high:.0f} px, median {median:.0f}'
     if boxes.stride:
         size += f' ({", ".join(f"{side / boxes.stride:.1f}" for side in boxes.sides)} strides)'
-    size += f'; aspect {boxes.aspect:.1f}'
+    size += f', aspect {boxes.aspect:.1f}'
     fit = '' if boxes.unmatched is None else f', {boxes.unmatched:.1%} without a prior in box and center region'
     return [
         f'Data: {boxes.images} images, {count(total, "object")}: {classes}{others}; '
@@ -137,16 +139,16 @@ def command(
 
 
 def settings_of(idea: str, boxes: Boxes, head: Mapping) -> dict[str, object]:
-    """The settings that make an idea of a config: those of the first shipped config of it, with other class weights.
+    """The settings that make an idea of a config: those of a shipped config of it, with other class weights.
 
     Args:
         idea: The idea.
         boxes: The training data, for class weights.
         head: The head of the config.
     """
-    file = sorted(_folder().glob(f'yolox_nano_{idea}_*.py'))[0]
+    files = sorted(_folder().glob(f'yolox_nano_{idea}_*.py'), key=lambda file: not file.stem.endswith(REFERENCE))
     # What the file itself sets, without its bases.
-    changes = runpy.run_path(str(file))['model']['bbox_head']
+    changes = runpy.run_path(str(files[0]))['model']['bbox_head']
     settings = {} if head.get('type') == 'mmext.YOLOXHead' else {'model.bbox_head.type': 'mmext.YOLOXHead'}
     for key, value in _flat(changes, 'model.bbox_head'):
         if key.endswith('.alpha') and isinstance(value, list):
