@@ -12,6 +12,9 @@ from mmengine.logging import print_log
 
 from mmext.errors import UserError
 
+# How the remedy in an error message starts.
+REMEDIES = 'add|check|convert|did you mean|give|if|install|leave|make|merge|please|remove|rename|rewrite|set|use|write'
+
 Level = Literal['error', 'warning', 'note']
 
 
@@ -39,15 +42,15 @@ class Finding:
     def of_error(cls, key: str, error: Exception) -> 'Finding':
         """The finding of an exception.
 
-        The message of a ValueError or TypeError goes on with the remedy after a full stop, a semicolon or, at its end,
-        a colon. Other exceptions have no remedy, so the finding says where they were raised.
+        The message of a ValueError or TypeError ends with the remedy: what follows the last colon, semicolon or full
+        stop before one of :data:`REMEDIES`. Other exceptions have none, so the finding says where they were raised.
         """
         if not isinstance(error, (ValueError, TypeError)):
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f'It was raised in {Path(frame.filename).name}, line {frame.lineno}'
             return cls('error', key, f'{type(error).__name__}: {error}'.rstrip('.'), where)
         message = str(error)
-        parts = re.fullmatch(r'(.+?)(?:\. |; )(.+)', message, re.S) or re.fullmatch(r'(.+): (.+)', message, re.S)
+        parts = re.fullmatch(rf'(.+)[:;.] ((?:{REMEDIES}) .+)', message, re.S | re.I)
         what, remedy = parts.groups() if parts else (message.rstrip('.'), 'Change what it names')
         return cls('error', key, what, f'{remedy[0].upper()}{remedy[1:]}')
 

@@ -54,13 +54,15 @@ class Source:
         path: The file.
         bases: Its bases.
         assigned: The names that it sets at its top level.
-        used: The names that it reads, of its own and of its bases.
+        used: The names that it reads.
+        used_of_bases: The names that it reads of its bases, `_base_.name`.
     """
 
     path: Path
     bases: list[str]
     assigned: frozenset[str]
     used: frozenset[str]
+    used_of_bases: frozenset[str]
 
 
 def unread_keys(config: Config) -> list[Finding]:
@@ -80,11 +82,11 @@ def unread_keys(config: Config) -> list[Finding]:
     if not config.filename or not config.filename.endswith('.py'):
         return []
     files = list(_sources(Path(config.filename)))
-    used = frozenset().union(*(source.used for source in files))
+    inherited = frozenset().union(*(source.used_of_bases for source in files))
     return [
         finding
         for source in files
-        for key in sorted(source.assigned - used - {*KNOWN_KEYS})
+        for key in sorted(source.assigned - source.used - inherited - {*KNOWN_KEYS})
         if not key.startswith('_') and key in config and (finding := _unread(key, source, source is files[0]))
     ]
 
@@ -114,7 +116,7 @@ def _sources(path: Path) -> Iterator[Source]:
     of_base = re.findall(r'_base_\.(\w+)', text)
     names = Config._get_base_files(str(path))
     bases = [Config._get_cfg_path(name, str(path))[0] for name in names]
-    yield Source(path, bases, frozenset(_assigned(tree)), frozenset({*read, *of_base}))
+    yield Source(path, bases, frozenset(_assigned(tree)), frozenset(read), frozenset(of_base))
     for name, base in zip(names, bases):
         if '::' not in name and 'site-packages' not in base and '.mim' not in base:
             yield from _sources(Path(base))

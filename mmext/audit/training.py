@@ -37,7 +37,8 @@ def endless(loader: DataLoader) -> Iterator[dict]:
 
 def build_model(config: Config) -> tuple[nn.Module, list[Finding]]:
     """The detector with its initial weights, and a finding if pretrained weights cannot be had."""
-    model = MODELS.build(config.model)
+    # Detectors write into their config.
+    model = MODELS.build(deepcopy(config.model))
     try:
         model.init_weights()
         found = []
