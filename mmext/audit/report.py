@@ -26,7 +26,7 @@ from .findings import Finding, errors
 from .keys import lr_findings, unread_keys
 from .losses import LossRow, loss_findings, measure
 from .recipe import check_checkpoints, check_hooks
-from .training import build_hooks, build_loader, build_model, train
+from .trial import build_hooks, build_loader, build_model, train
 from .types import namesakes, type_findings
 from .wiring import check_wiring, yolox_head
 
@@ -45,7 +45,7 @@ class Report:
         findings: Everything that is wrong, or looks wrong.
         tables: The losses, by the weights they were measured at, in words.
         boxes: The training data; None if they have no boxes.
-        advice: What to compare first; None if that was not asked for, or the model or the data are wrong.
+        advice: What to compare first; None if that was not asked for, or if there is an error.
     """
 
     config: str
@@ -106,7 +106,8 @@ def audit(
             report.boxes = summarize(loader.dataset, batches, yolox_head(model))
             classes = tuple(loader.dataset.metainfo.get('classes') or ())
             _measure(model, config, loader, batches[:BATCHES], report, checkpoint, classes, iters)
-        if report.boxes:
+        # What has an error is no baseline.
+        if report.boxes and not errors(report.findings):
             yolox = yolox_head(model) is not None
             report.advice = advise(report.boxes, config, source, options or {}, read_evidence(), yolox)
     return report

@@ -1,4 +1,4 @@
-"""The model, the batches and a few steps of the training that a config describes, without a runner."""
+"""A trial of the training that a config describes, without a runner: the model, batches, a few steps."""
 
 from collections.abc import Iterator
 from copy import deepcopy
