@@ -60,19 +60,28 @@ def errors(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.level == 'error']
 
 
-def raise_errors(findings: Iterable[Finding], shown: int = 10) -> None:
-    """Raise the errors among the findings as one UserError that lists the first `shown`; return if there are none.
+def raise_errors(findings: Iterable[Finding], advice: str = '', shown: int = 10) -> None:
+    """Raise the errors among the findings as one UserError.
+
+    Args:
+        findings: Of any level.
+        advice: A sentence for the end of the message.
+        shown: How many errors the message lists.
 
     Raises:
         UserError: If there is an error.
     """
     found = errors(findings)
+    if not found:
+        return
+    lines = [f'{number}. {finding}' for number, finding in enumerate(found[:shown], start=1)]
     if len(found) == 1:
-        raise UserError(str(found[0]))
-    if found:
-        lines = [f'{number}. {finding}' for number, finding in enumerate(found[:shown], start=1)]
-        more = [f'... and {len(found) - shown} more'] if len(found) > shown else []
-        raise UserError('\n'.join([f'{len(found)} errors:', *lines, *more]))
+        lines = [str(found[0])]
+    else:
+        lines.insert(0, f'{len(found)} errors:')
+    if len(found) > shown:
+        lines.append(f'... and {len(found) - shown} more')
+    raise UserError('\n'.join([*lines, advice] if advice else lines))
 
 
 def enforce(findings: Iterable[Finding]) -> None:
