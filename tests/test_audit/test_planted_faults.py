@@ -273,6 +273,11 @@ def run(path, *arguments):
     return status, json.loads(file.read_text())
 
 
+def wrong(found):
+    """The findings that are more than notes."""
+    return [each for each in found['findings'] if each['level'] != 'note']
+
+
 def check(found, status, level, key, words):
     """One finding has this level, key and words, and an error ends in status 1."""
     own = [each for each in found['findings'] if (each['level'], each['key']) == (level, key)]
@@ -291,11 +296,10 @@ def test_a_planted_fault_is_found(fault, config):
     assert level == 'error' or status == 0, found['findings']
 
 
-def test_the_configs_without_a_fault_pass(config, capsys):
+def test_the_configs_without_a_fault_pass(config):
     for base in (STOCK, RECOMMENDED):
         status, found = run(config(base=base))
-        assert (status, found['findings']) == (0, [])
-    assert 'Nothing found' in capsys.readouterr().out
+        assert (status, wrong(found)) == (0, [])
 
 
 def weights(config, path, change=None, **meta):
@@ -341,7 +345,7 @@ def test_load_from_of_another_model_is_found(change, level, words, config, tmp_p
 
 def test_load_from_of_the_same_model_is_silent(config, tmp_path):
     file = weights(config(), tmp_path / 'same.pth')
-    assert run(config(f'load_from = {str(file)!r}'))[1]['findings'] == []
+    assert wrong(run(config(f'load_from = {str(file)!r}'))[1]) == []
 
 
 @pytest.mark.parametrize(
