@@ -390,7 +390,7 @@ def test_boxes_in_few_batches_are_found(config):
     # mmdet leaves images without boxes out unless it is told not to.
     path.write_text(path.read_text() + loader('batch_size=1, dataset=dict(filter_cfg=dict(filter_empty_gt=False))'))
     status, found = run(path)
-    check(found, status, 'warning', 'train_dataloader.dataset', 'of 8 batches have no box')
+    check(found, status, 'warning', 'train_dataloader.dataset', 'have no box')
 
 
 def test_the_data_alone(config, capsys):
