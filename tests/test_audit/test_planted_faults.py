@@ -414,7 +414,9 @@ def test_a_mistake_in_the_command_is_refused(arguments, words, config):
 
 
 def test_an_option_of_the_runner_is_none(config):
-    status, _ = run(config(), '--cfg-options', 'randomness.seed=3', 'load_from=None')
+    path = config()
+    assert 'experiment_name' not in Config.fromfile(path)
+    status, _ = run(path, '--cfg-options', 'randomness.seed=3', 'experiment_name=mine')
     assert status == 0
 
 
