@@ -362,7 +362,7 @@ class BatchSimOTAAssigner(BaseAssigner):
         # Padding becomes a point that is far from every prior.
         real = gt_mask.unsqueeze(2)
         gt_corners = corners(gt_boxes.masked_fill(~real, FAR).unsqueeze(2))
-        outside_box, outside_center = self._outside(priors, gt_corners)
+        outside_box, outside_center = self.outside(priors, gt_corners)
         not_in_both = outside_box | outside_center
         excluded = outside_box.logical_and_(outside_center).all(1, keepdim=True)
         ious = pairwise_iou(corners(boxes.unsqueeze(1)), gt_corners, excluded)
@@ -381,7 +381,7 @@ class BatchSimOTAAssigner(BaseAssigner):
         not_taken = (ids[1 : topk + 1] > dynamic_k) | (lowest == float('inf'))
         return self._resolve(cost, ious, candidates, not_taken, ids)
 
-    def _outside(self, priors: Tensor, gt_corners: Tensor) -> tuple[Tensor, Tensor]:
+    def outside(self, priors: Tensor, gt_corners: Tensor) -> tuple[Tensor, Tensor]:
         """Which prior centers are outside of each box, and which outside of its center region, (B, G, A) each."""
         point, stride = priors.t().contiguous().view(2, 2, 1, 1, -1)
         (low, high), center = gt_corners, gt_corners.mean(0)

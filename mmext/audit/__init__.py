@@ -4,13 +4,17 @@
 * :mod:`~mmext.audit.data`: are the annotations and images of a config right, and does training get boxes from them?
 * :mod:`~mmext.audit.labels`: do the labels mean the classes that the config names?
 * :mod:`~mmext.audit.recipe`: are YOLOX's hooks there, and are checkpoints safe?
+* :mod:`~mmext.audit.losses`: what does each loss contribute to the training?
+* :mod:`~mmext.audit.keys`: does anything read the keys of the config?
+* :mod:`~mmext.audit.checkpoint`: do the weights of a checkpoint fit the model?
+* :mod:`~mmext.audit.report`: all of these, for `mmext audit`.
 
-Each `check_` raises a ValueError that names the setting and the remedy, or logs a warning; each `_findings` returns a
-list of findings.
+`check_order` and `check_num_classes` raise a ValueError that names the setting and the remedy. All other checks return
+findings with both; `enforce` raises the errors among them, and logs the warnings.
 """
 
 from .data import data_findings
-from .findings import raise_errors
+from .findings import Finding, enforce, raise_errors
 from .labels import (
     LabelOrder,
     check_num_classes,
@@ -23,20 +27,19 @@ from .labels import (
     read_categories,
 )
 from .recipe import check_checkpoints, check_hooks
-from .wiring import check_assigner, check_losses, check_operators, check_reduction, has_soft_targets, yolox_head
+from .wiring import check_operators, check_wiring, yolox_head
 
 __all__ = [
+    'Finding',
     'LabelOrder',
-    'check_assigner',
     'check_checkpoints',
     'check_hooks',
-    'check_losses',
     'check_num_classes',
     'check_operators',
     'check_order',
-    'check_reduction',
+    'check_wiring',
     'data_findings',
-    'has_soft_targets',
+    'enforce',
     'label_names',
     'label_orders',
     'label_orders_of_config',

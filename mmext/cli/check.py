@@ -77,7 +77,7 @@ def _find_type(kind: str) -> type:
 
 
 def _check_arguments(kind: type, name: str, node: dict) -> None:
-    parameters = _parameters(kind)
+    parameters = parameters_of(kind)
     if parameters is None:
         return
     for key in node:
@@ -88,7 +88,7 @@ def _check_arguments(kind: type, name: str, node: dict) -> None:
             )
 
 
-def _parameters(kind: type) -> list[str] | None:
+def parameters_of(kind: type) -> list[str] | None:
     """The arguments of a type and, if it passes `**kwargs` on, of its bases; None if it accepts arbitrary ones."""
     names = []
     for base in kind.__mro__:

@@ -10,6 +10,7 @@ from mmext import __version__
 COMMANDS = {
     'train': 'train and evaluate a detector',
     'test': 'evaluate a checkpoint',
+    'audit': 'check a config, its data and its losses before training',
     'compare': 'compare configs over several seeds',
     'plot': 'plot trainings: curves, loss shares, PR curves, confusion matrices, labels',
     'predict': 'pictures and detections of images',

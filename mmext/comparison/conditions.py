@@ -13,6 +13,7 @@ from mmengine.dataset import BaseDataset
 
 from mmext.audit import leaves
 from mmext.cli.check import check_file
+from mmext.errors import UserError
 
 # What must be equal in all configs of a comparison, so that a difference comes from the model and its losses.
 EQUAL_KEYS = ('train_dataloader', 'val_dataloader', 'val_evaluator', 'train_cfg', 'param_scheduler')
@@ -40,24 +41,24 @@ def apply_options(config: Config, options: Mapping[str, object], where: str, unt
         config: The config.
         options: Values by their keys with dots.
         where: The argument that they are from, for messages.
-        untrained: First keys that may be changed although they do not decide what is trained.
+        untrained: First keys that may be set although they do not decide what is trained.
 
     Raises:
-        ValueError: If an option does not change what is trained, or its first key is not in the config.
+        UserError: If an option does not change what is trained, or its first key is not in the config.
     """
     for key, value in options.items():
         first = key.split('.')[0]
-        if first not in config:
+        if first not in config and first not in untrained:
             near = get_close_matches(first, list(config), n=1)
             hint = f': did you mean {near[0]}?' if near else f'; it has {", ".join(config)}'
-            raise ValueError(f'{where}: the config has no {first!r}, of {key}={value}{hint}')
+            raise UserError(f'{where}: the config has no {first!r}, of {key}={value}{hint}')
     base = config.to_dict()
     config.merge_from_dict(dict(options))
     for key, value in options.items():
         others = Config(base)
         others.merge_from_dict({other: each for other, each in options.items() if other != key})
         if key.split('.')[0] not in untrained and config_hash(others) == config_hash(config):
-            raise ValueError(
+            raise UserError(
                 f'{where}: {key}={value} changes nothing that is trained. If {key} is a variable that a config file '
                 'sets, set what follows from it instead, such as train_cfg.max_epochs'
             )

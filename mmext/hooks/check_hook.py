@@ -9,14 +9,13 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmext.audit import (
-    check_assigner,
     check_checkpoints,
     check_hooks,
-    check_losses,
     check_num_classes,
     check_operators,
     check_order,
-    check_reduction,
+    check_wiring,
+    enforce,
     label_orders,
     label_orders_of_config,
 )
@@ -43,13 +42,9 @@ class CheckHook(Hook):
             ValueError: See :mod:`mmext.audit`.
         """
         model = detector(runner)
-        check_reduction(model)
-        check_losses(model)
-        check_assigner(model)
-        check_operators(model)
         dataset = runner.train_dataloader.dataset
-        check_hooks(model, dataset, runner.hooks)
-        check_checkpoints(runner.hooks)
+        hooks = [*check_hooks(model, dataset, runner.hooks), *check_checkpoints(runner.hooks)]
+        enforce([*check_wiring(model), *hooks])
         data = {'train_dataloader.dataset': dataset}
         if runner.val_loop is not None:
             data['val_dataloader.dataset'] = runner.val_dataloader.dataset
@@ -67,7 +62,7 @@ class CheckHook(Hook):
             ValueError: See :mod:`mmext.audit`.
         """
         model = detector(runner)
-        check_operators(model)
+        enforce(check_operators(model))
         dataset = runner.test_dataloader.dataset
         check_data(model, {'test_dataloader.dataset': dataset})
         trained, tested = tuple(self.trained_classes or ()), tuple(getattr(dataset, 'metainfo', {}).get('classes', ()))

@@ -17,24 +17,17 @@ PLAIN = SimpleNamespace()
 ALL = [EMAHook, SyncNormHook, YOLOXModeSwitchHook]
 
 
-@pytest.fixture
-def warnings(monkeypatch):
-    found = []
-    monkeypatch.setattr(recipe, 'print_log', lambda message, **_: found.append(message))
-    return found
-
-
 def check(dataset, kinds, kind='mmext.YOLOXHead'):
     head = MODELS.build(dict(type=kind, num_classes=3, in_channels=8, feat_channels=8))
-    check_hooks(nn.ModuleDict({'bbox_head': head}), dataset, [CheckHook(), *(each() for each in kinds)])
+    return check_hooks(nn.ModuleDict({'bbox_head': head}), dataset, [CheckHook(), *(each() for each in kinds)])
 
 
 @pytest.mark.parametrize('kind', ['mmext.YOLOXHead', 'mmdet.YOLOXHead'])
-def test_warns_of_a_list_that_replaces_the_hooks_of_the_base(kind, warnings):
-    check(MOSAIC, [], kind)
-    (message,) = warnings
-    assert 'without EMAHook, YOLOXModeSwitchHook' in message
-    assert "custom_hooks = [*_base_.custom_hooks, dict(type='mmext.CheckHook')]" in message
+def test_warns_of_a_list_that_replaces_the_hooks_of_the_base(kind):
+    (finding,) = check(MOSAIC, [], kind)
+    assert (finding.level, finding.key) == ('warning', 'custom_hooks')
+    assert finding.message.endswith('without EMAHook, YOLOXModeSwitchHook')
+    assert "custom_hooks = [*_base_.custom_hooks, dict(type='mmext.CheckHook')]" in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -52,29 +45,31 @@ def test_warns_of_a_list_that_replaces_the_hooks_of_the_base(kind, warnings):
         (PLAIN, [], 2, 'EMAHook, SyncNormHook'),
     ],
 )
-def test_warns_of_each_hook_that_is_lost(dataset, kinds, world_size, lost, warnings, monkeypatch):
+def test_warns_of_each_hook_that_is_lost(dataset, kinds, world_size, lost, monkeypatch):
     monkeypatch.setattr(recipe, 'get_world_size', lambda: world_size)
-    check(dataset, kinds)
-    assert [f'without {lost}. ' in message for message in warnings] == ([True] if lost else [])
+    messages = [finding.message for finding in check(dataset, kinds)]
+    assert [message.endswith(f'without {lost}') for message in messages] == ([True] if lost else [])
 
 
 def test_refuses_a_switch_without_a_data_set_to_switch():
     """mmdet's hook would raise an AttributeError at the switch, in the last epochs."""
-    with pytest.raises(ValueError, match=r'SimpleNamespace has no augmentation to switch off.*MultiImageMixDataset'):
-        check(PLAIN, ALL)
+    (finding,) = check(PLAIN, ALL)
+    assert finding.level == 'error'
+    assert 'SimpleNamespace has no augmentation to switch off' in finding.message
+    assert 'MultiImageMixDataset' in finding.remedy
 
 
-def test_other_heads_have_a_recipe_of_their_own(warnings):
-    check_hooks(nn.ModuleDict({'bbox_head': nn.Identity()}), PLAIN, [YOLOXModeSwitchHook()])
-    assert not warnings
+def test_other_heads_have_a_recipe_of_their_own():
+    assert not check_hooks(nn.ModuleDict({'bbox_head': nn.Identity()}), PLAIN, [YOLOXModeSwitchHook()])
 
 
 @pytest.mark.parametrize('number, warns', [(1, True), (2, False), (-1, False)])
-def test_warns_of_a_single_checkpoint(number, warns, warnings):
-    check_checkpoints([CheckHook(), CheckpointHook(max_keep_ckpts=number)])
-    assert ["Set type='mmext.CheckpointHook'" in message for message in warnings] == [True] * warns
+def test_warns_of_a_single_checkpoint(number, warns):
+    found = check_checkpoints([CheckHook(), CheckpointHook(max_keep_ckpts=number)])
+    assert [(each.level, "Set type='mmext.CheckpointHook'" in each.remedy) for each in found] == [
+        ('warning', True)
+    ] * warns
 
 
-def test_one_checkpoint_is_enough_for_the_hook_that_deletes_last(warnings):
-    check_checkpoints([SafeCheckpointHook(max_keep_ckpts=1)])
-    assert not warnings
+def test_one_checkpoint_is_enough_for_the_hook_that_deletes_last():
+    assert not check_checkpoints([SafeCheckpointHook(max_keep_ckpts=1)])
