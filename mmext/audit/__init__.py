@@ -4,7 +4,7 @@
 * :mod:`~mmext.audit.data`: do the labels mean the classes that the config names?
 * :mod:`~mmext.audit.recipe`: are YOLOX's hooks there, and are checkpoints safe?
 
-Each check raises a ValueError that names the setting and the remedy, or logs a warning.
+Each check raises a UserError that names the setting and the remedy, or logs a warning.
 """
 
 from .data import (

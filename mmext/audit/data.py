@@ -15,6 +15,8 @@ from typing import NamedTuple
 from mmengine.fileio import exists, get_local_path, load
 from torch import nn
 
+from mmext.errors import UserError
+
 KEYS = ('images', 'annotations', 'categories')
 
 
@@ -46,14 +48,14 @@ def read_categories(path: str, backend_args: dict | None = None) -> dict[int, st
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a COCO annotation file, or has no categories.
+        UserError: If it is not a COCO annotation file, or has no categories.
     """
     with get_local_path(path, backend_args=backend_args) as local:
         categories = _scan(Path(local))
         if categories is None:
             categories = _parse(path, local)
     if not categories:
-        raise ValueError(f'{path} has no categories: add to its "categories" an id and a name for each class')
+        raise UserError(f'{path} has no categories: add to its "categories" an id and a name for each class')
     return {category['id']: category['name'] for category in categories}
 
 
@@ -91,10 +93,10 @@ def _parse(path: str, local: str) -> list[dict]:
     try:
         data = load(local, file_format='json')
     except ValueError as error:
-        raise ValueError(f'{path} is not JSON ({error}): give a COCO annotation file, or a config') from error
+        raise UserError(f'{path} is not JSON ({error}): give a COCO annotation file, or a config') from error
     missing = [key for key in KEYS if not isinstance(data, dict) or not isinstance(data.get(key), list)]
     if missing:
-        raise ValueError(
+        raise UserError(
             f'{path} is not a COCO annotation file, it has no list of {" or ".join(missing)}: convert it to one, or '
             'give a config'
         )
@@ -125,14 +127,14 @@ def label_names(place: str, path: str, classes: Sequence[str], categories: Mappi
         categories: The categories of the file, from :func:`read_categories`.
 
     Raises:
-        ValueError: If `classes` is a string, the file lacks a class, or has two categories of one name.
+        UserError: If `classes` is a string, the file lacks a class, or has two categories of one name.
     """
     if isinstance(classes, str):
-        raise ValueError(f'{place}.metainfo.classes is the string {classes!r}: write a tuple, classes=({classes!r},)')
+        raise UserError(f'{place}.metainfo.classes is the string {classes!r}: write a tuple, classes=({classes!r},)')
     in_file = tuple(categories.values())
     missing = [name for name in classes if name not in in_file]
     if missing:
-        raise ValueError(
+        raise UserError(
             f'{path} has no class {_listed(missing)}, which {place} names; it has {_listed(in_file)}. MMDetection '
             f'would drop its boxes and renumber the classes that follow, without a message. Set {_line(in_file)} in '
             f'{place}, or a subset in that order; without metainfo a CocoDataset has the 80 classes of COCO'
@@ -140,7 +142,7 @@ def label_names(place: str, path: str, classes: Sequence[str], categories: Mappi
     names = tuple(name for name in in_file if name in classes)
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f'{path} has more than one class named {_listed(twice)}: merge them, or rename one')
+        raise UserError(f'{path} has more than one class named {_listed(twice)}: merge them, or rename one')
     return names
 
 
@@ -150,7 +152,7 @@ def label_orders(dataset: object, place: str) -> list[LabelOrder]:
     Other data sets are skipped: their order comes from the metainfo, or is unknown.
 
     Raises:
-        FileNotFoundError, ValueError: See :func:`read_categories` and :func:`label_names`.
+        FileNotFoundError, UserError: See :func:`read_categories` and :func:`label_names`.
     """
     orders = []
     for name, leaf in leaves(dataset, place).items():
@@ -194,13 +196,13 @@ def check_order(orders: Sequence[LabelOrder]) -> None:
         orders: Those of the training, validation and test data.
 
     Raises:
-        ValueError: If two annotation files list the same classes in different orders (metainfo cannot fix that), or if
+        UserError: If two annotation files list the same classes in different orders (metainfo cannot fix that), or if
             the metainfo and its annotation file do.
     """
     for one in orders:
         for other in orders:
             if one.names != other.names and set(one.names) == set(other.names):
-                raise ValueError(
+                raise UserError(
                     'Two annotation files have the same classes in different orders. MMDetection numbers classes in '
                     'the order of the file, so a label means another class in each: '
                     f'{one.place} ({one.path}) has {one.names}, {other.place} ({other.path}) has {other.names}. '
@@ -211,7 +213,7 @@ def check_order(orders: Sequence[LabelOrder]) -> None:
     if wrong:
         first = wrong[0]
         places = [order.place for order in wrong if order.names == first.names]
-        raise ValueError(
+        raise UserError(
             f'{first.place} names its classes {first.classes}, but the annotation file {first.path} has them in the '
             f'order {first.names}. MMDetection numbers classes in the order of the file: names and per-class weights '
             f'would go to the wrong classes. Set {_line(first.names)} in {" and ".join(places)}, and give per-class '
@@ -223,14 +225,14 @@ def check_num_classes(model: nn.Module, classes: Sequence[str], place: str) -> N
     """Refuse a head with another number of classes than the data set.
 
     Raises:
-        ValueError: If `num_classes` of a head with a class loss is not the number of classes.
+        UserError: If `num_classes` of a head with a class loss is not the number of classes.
     """
     for path, head in model.named_modules():
         # An RPN has one class, whatever the data.
         if not (hasattr(head, 'loss_cls') and hasattr(head, 'num_classes')) or path.endswith('rpn_head'):
             continue
         if head.num_classes != len(classes):
-            raise ValueError(
+            raise UserError(
                 f'model.{path}.num_classes is {head.num_classes}, but {place} has {len(classes)} classes, '
                 f'{tuple(classes)}: set model.{path}.num_classes={len(classes)}, or '
                 f'{place}.metainfo=dict(classes=(...))'

@@ -8,6 +8,8 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.logging import print_log
 from torch import nn
 
+from mmext.errors import UserError
+
 from .wiring import yolox_head
 
 
@@ -25,7 +27,7 @@ def check_hooks(model: nn.Module, dataset: object, hooks: Sequence[Hook]) -> Non
         hooks: All hooks of the runner.
 
     Raises:
-        ValueError: If there is a YOLOXModeSwitchHook, but the data set cannot switch off its augmentation: training
+        UserError: If there is a YOLOXModeSwitchHook, but the data set cannot switch off its augmentation: training
             would stop at the switch, close to its end.
     """
     from mmdet.engine.hooks import SyncNormHook, YOLOXModeSwitchHook
@@ -35,7 +37,7 @@ def check_hooks(model: nn.Module, dataset: object, hooks: Sequence[Hook]) -> Non
     switches = any(isinstance(hook, YOLOXModeSwitchHook) for hook in hooks)
     can_switch = hasattr(dataset, 'update_skip_type_keys')
     if switches and not can_switch:
-        raise ValueError(
+        raise UserError(
             f'custom_hooks has a YOLOXModeSwitchHook, but {type(dataset).__name__} has no augmentation to switch off, '
             'and training would stop with an AttributeError in its last epochs: wrap the training data in a '
             'MultiImageMixDataset, or leave the hook out, custom_hooks = [hook for hook in _base_.custom_hooks if '

@@ -3,6 +3,7 @@
 from mmengine.dist import get_world_size
 from torch import nn
 
+from mmext.errors import UserError
 from mmext.losses import SoftmaxFocalLoss
 from mmext.losses.base import BoxLoss, SigmoidLoss
 
@@ -19,7 +20,7 @@ def check_reduction(model: nn.Module) -> None:
     """Refuse a `mean` loss in mmdet's own YOLOXHead, which divides by the number of positives itself.
 
     Raises:
-        ValueError: If a loss has a reduction other than `sum`: it would be divided twice, and its branch would learn
+        UserError: If a loss has a reduction other than `sum`: it would be divided twice, and its branch would learn
             next to nothing.
     """
     from mmext.heads import YOLOXHead
@@ -29,7 +30,7 @@ def check_reduction(model: nn.Module) -> None:
         return
     for name in ('loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1'):
         if getattr(head, name).reduction != 'sum':
-            raise ValueError(
+            raise UserError(
                 f"bbox_head.{name} has reduction={getattr(head, name).reduction!r}, but mmdet's YOLOXHead divides "
                 "by the number of positives itself: set reduction='sum', or bbox_head.type='mmext.YOLOXHead'"
             )
@@ -39,7 +40,7 @@ def check_assigner(model: nn.Module) -> None:
     """Refuse an assigner that takes logits in a YOLOX head, mmdet's or mmext's.
 
     Raises:
-        ValueError: See :func:`mmext.heads.yolox_head.refuse_assigner_of_logits`.
+        UserError: See :func:`mmext.heads.yolox_head.refuse_assigner_of_logits`.
     """
     from mmext.heads.yolox_head import refuse_assigner_of_logits
 
@@ -53,7 +54,7 @@ def check_operators(model: nn.Module) -> None:
     heads whose `test_cfg` asks for NMS, at the first validation. mmext's YOLOXHead has another NMS for that case.
 
     Raises:
-        ValueError: If the model needs operators that are not there.
+        UserError: If the model needs operators that are not there.
     """
     from mmdet.models.losses import FocalLoss
 
@@ -69,7 +70,7 @@ def check_operators(model: nn.Module) -> None:
     if _asks_for_nms(getattr(model, 'test_cfg', None)) and not isinstance(getattr(model, 'bbox_head', None), YOLOXHead):
         needs.append('batched_nms')
     if needs:
-        raise ValueError(
+        raise UserError(
             f'{type(model).__name__} is on a GPU and needs {" and ".join(needs)} of mmcv, but this mmcv was built '
             "without CUDA operators. Install the nvcc of torch's CUDA version and build mmcv again (`make ops` in a "
             'checkout of mmext), or hide the GPU with CUDA_VISIBLE_DEVICES=. mmext.YOLOXHead works without them'
@@ -109,7 +110,7 @@ def check_sigmoid(name: str, head: nn.Module, loss: SigmoidLoss) -> None:
     Warn of a loss for hard labels in one of mmdet's heads with soft targets; mmext's YOLOXHead warns by itself.
 
     Raises:
-        ValueError: If `activated` does not match the head (TOODHead gives probabilities, the others logits), or if the
+        UserError: If `activated` does not match the head (TOODHead gives probabilities, the others logits), or if the
             head predicts with a softmax, so that the last class would be treated as the background.
     """
     from mmdet.models.dense_heads import TOODHead
@@ -119,14 +120,14 @@ def check_sigmoid(name: str, head: nn.Module, loss: SigmoidLoss) -> None:
     kind, owner = type(loss).__name__, type(head).__name__
     probabilities = isinstance(head, TOODHead)
     if loss.activated is not probabilities:
-        raise ValueError(
+        raise UserError(
             f'{name} ({kind}) has activated={loss.activated}, but {owner} gives it '
             f'{"probabilities" if probabilities else "logits"}: set {name}.activated={probabilities}'
         )
     if 'loss_cls' in name and predicts_softmax(head):
         by_config = hasattr(head, 'use_sigmoid_cls')
         remedy = f'set {name}.use_sigmoid=True, which the head reads' if by_config else 'use mmext.SoftmaxFocalLoss'
-        raise ValueError(f'{name} ({kind}) is a sigmoid loss, but {owner} predicts with a softmax: {remedy}')
+        raise UserError(f'{name} ({kind}) is a sigmoid loss, but {owner} predicts with a softmax: {remedy}')
     if name.endswith('.loss_cls') and has_soft_targets(head):
         warn_if_made_for_hard_targets(name, loss)
 
@@ -137,7 +138,7 @@ def check_softmax(name: str, head: nn.Module, loss: SoftmaxFocalLoss) -> None:
     mmext's YOLOXHead has a softmax without a background: it checks the loss itself, and refuses a single alpha.
 
     Raises:
-        ValueError: If the targets of the head are soft, if it predicts with a sigmoid, or if a single alpha would
+        UserError: If the targets of the head are soft, if it predicts with a sigmoid, or if a single alpha would
             weight a class as the background.
     """
     from mmdet.models.dense_heads import YOLOXHead as MMDetYOLOXHead
@@ -150,12 +151,12 @@ def check_softmax(name: str, head: nn.Module, loss: SoftmaxFocalLoss) -> None:
     if has_soft_targets(head) or not predicts_softmax(head):
         sigmoid = 'use mmext.QualityFocalLoss or mmext.VarifocalLoss, with use_sigmoid=True'
         yolox = "set model.bbox_head.type='mmext.YOLOXHead' and cls_target='label'"
-        raise ValueError(
+        raise UserError(
             f'{name} ({kind}) is a softmax loss, but {owner} has soft targets or predicts with a sigmoid: '
             f'{yolox if isinstance(head, MMDetYOLOXHead) else sigmoid}'
         )
     if isinstance(loss.alpha, (int, float)) and loss.background_index not in (-1, head.num_classes):
-        raise ValueError(
+        raise UserError(
             f'{name} ({kind}) has one alpha and background_index={loss.background_index}, but the background of '
             f'{owner} is the last class: set {name}.background_index=-1'
         )
@@ -172,7 +173,7 @@ def check_boxes(name: str, head: nn.Module, loss: BoxLoss) -> None:
     """Check that the head gives a box loss boxes, and that a focus with a running mean cannot hang.
 
     Raises:
-        ValueError: If the head gives offsets, which have the shape of boxes. And if the focus is averaged over ranks,
+        UserError: If the head gives offsets, which have the shape of boxes. And if the focus is averaged over ranks,
             but the head skips the loss on a rank without positives: the other ranks would wait forever.
     """
     from mmdet.models.roi_heads.bbox_heads import BBoxHead
@@ -182,7 +183,7 @@ def check_boxes(name: str, head: nn.Module, loss: BoxLoss) -> None:
     owner, world_size = type(head).__name__, get_world_size()
     by_config = isinstance(head, BBoxHead) or weights_all_anchors(head, 'loss_by_feat_single')
     if by_config and not head.reg_decoded_bbox:
-        raise ValueError(
+        raise UserError(
             f'{name} ({type(loss).__name__}) takes boxes, but {owner} gives it offsets from its anchors or proposals: '
             f'set {name.rpartition(".")[0]}.reg_decoded_bbox=True'
         )
@@ -192,7 +193,7 @@ def check_boxes(name: str, head: nn.Module, loss: BoxLoss) -> None:
     # Other heads call the loss with positives alone, and only if there are any.
     always = isinstance(head, YOLOXHead) or weights_all_anchors(head, 'loss_by_feat', 'loss_by_feat_single')
     if waits and not always:
-        raise ValueError(
+        raise UserError(
             f'{name}.focus has sync=True and waits for all {world_size} ranks at each call, but {owner} skips the '
             f'loss on a rank without positives, and training would hang: set {name}.focus.sync=False'
         )
@@ -202,7 +203,7 @@ def check_losses(model: nn.Module) -> None:
     """Check each loss of mmext's in any head of the model.
 
     Raises:
-        ValueError: See :func:`check_sigmoid`, :func:`check_softmax` and :func:`check_boxes`.
+        UserError: See :func:`check_sigmoid`, :func:`check_softmax` and :func:`check_boxes`.
     """
     for path, head in model.named_modules():
         if not (hasattr(head, 'loss_cls') or hasattr(head, 'loss_bbox')):

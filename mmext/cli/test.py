@@ -7,6 +7,8 @@ from copy import deepcopy
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
+from mmext.errors import UserError
+
 from .check import check_file
 from .common import add_hook, build_runner, load_config, one_message, parser
 
@@ -32,7 +34,7 @@ def add_tta(config: Config) -> None:
     """Wrap the model and the pipeline for test-time augmentation: the config's own, or else a horizontal flip.
 
     Raises:
-        ValueError: If the test pipeline does not end in PackDetInputs, which must follow the augmentation.
+        UserError: If the test pipeline does not end in PackDetInputs, which must follow the augmentation.
     """
     dataset = config.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -57,7 +59,7 @@ def flip(pipeline: Sequence[dict]) -> list[dict]:
     """
     *steps, pack = deepcopy(list(pipeline))
     if not pack['type'].endswith('PackDetInputs'):
-        raise ValueError(
+        raise UserError(
             f'--tta needs a test pipeline that ends in PackDetInputs, but it ends in {pack["type"]}; give the '
             'config a tta_pipeline'
         )

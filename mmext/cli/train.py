@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
-from mmext.checkpoints import newest_checkpoint
+from mmext.errors import UserError
 
 from .check import check_file
 from .common import add_hook, build_runner, load_config, make_resumable, one_message, parser
@@ -37,15 +36,15 @@ def apply(args: argparse.Namespace, config: Config) -> None:
     """Apply the arguments to the config.
 
     Raises:
-        ValueError: For `--amp` in float16 on a CPU, or `--auto-scale-lr` without a base batch size.
-        FileNotFoundError: If the checkpoint of `--resume` does not exist.
+        UserError: For `--amp` in float16 on a CPU, or `--auto-scale-lr` without a base batch size.
+        MissingFileError: If the checkpoint of `--resume` does not exist.
         CheckpointError: If there are checkpoints to resume from, and none loads.
     """
     if args.amp:
         use_amp(config.optim_wrapper)
     if args.auto_scale_lr:
         if 'base_batch_size' not in config.get('auto_scale_lr', {}):
-            raise ValueError(
+            raise UserError(
                 '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config: the total batch size '
                 'over all GPUs that its learning rate was chosen for'
             )
@@ -54,6 +53,8 @@ def apply(args: argparse.Namespace, config: Config) -> None:
         config.resume = True
         config.load_from = None if args.resume == 'auto' else check_file(args.resume, 'checkpoint')
     if config.get('resume') and not config.get('load_from'):
+        from mmext.checkpoints import newest_checkpoint
+
         newest = newest_checkpoint(config.work_dir, args.trust_checkpoint)
         config.load_from = newest and str(newest)
 
@@ -62,14 +63,16 @@ def use_amp(optim_wrapper: dict) -> None:
     """Change the optimizer wrapper to automatic mixed precision: on a CPU to bfloat16, which needs no loss scale.
 
     Raises:
-        ValueError: If the config asks for another type on a CPU.
+        UserError: If the config asks for another type on a CPU.
     """
+    from mmengine.device import get_device
+
     if get_device() != 'cpu':
         optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
         return
     dtype = optim_wrapper.pop('dtype', None) or 'bfloat16'
     if str(dtype).removeprefix('torch.') != 'bfloat16':
-        raise ValueError(
+        raise UserError(
             f'--amp: a CPU trains in bfloat16, but optim_wrapper.dtype is {dtype!r}: remove optim_wrapper.dtype, or '
             'train without --amp'
         )

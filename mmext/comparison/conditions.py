@@ -13,6 +13,7 @@ from mmengine.dataset import BaseDataset
 
 from mmext.audit import leaves
 from mmext.cli.check import check_file
+from mmext.errors import UserError
 
 # What must be equal in all configs of a comparison, so that a difference comes from the model and its losses.
 EQUAL_KEYS = ('train_dataloader', 'val_dataloader', 'val_evaluator', 'train_cfg', 'param_scheduler')
@@ -26,10 +27,10 @@ def check_name(name: str) -> str:
     """Return the name of a variant if it can name a folder.
 
     Raises:
-        ValueError: If it cannot.
+        UserError: If it cannot.
     """
     if not re.fullmatch(r'[A-Za-z0-9][\w.+-]*', name):
-        raise ValueError(f'a variant cannot be named {name!r}: use letters, digits and . + - _')
+        raise UserError(f'a variant cannot be named {name!r}: use letters, digits and . + - _')
     return name
 
 
@@ -43,21 +44,21 @@ def apply_options(config: Config, options: Mapping[str, object], where: str, unt
         untrained: First keys that may be changed although they do not decide what is trained.
 
     Raises:
-        ValueError: If an option does not change what is trained, or its first key is not in the config.
+        UserError: If an option does not change what is trained, or its first key is not in the config.
     """
     for key, value in options.items():
         first = key.split('.')[0]
         if first not in config:
             near = get_close_matches(first, list(config), n=1)
             hint = f': did you mean {near[0]}?' if near else f'; it has {", ".join(config)}'
-            raise ValueError(f'{where}: the config has no {first!r}, of {key}={value}{hint}')
+            raise UserError(f'{where}: the config has no {first!r}, of {key}={value}{hint}')
     base = config.to_dict()
     config.merge_from_dict(dict(options))
     for key, value in options.items():
         others = Config(base)
         others.merge_from_dict({other: each for other, each in options.items() if other != key})
         if key.split('.')[0] not in untrained and config_hash(others) == config_hash(config):
-            raise ValueError(
+            raise UserError(
                 f'{where}: {key}={value} changes nothing that is trained. If {key} is a variable that a config file '
                 'sets, set what follows from it instead, such as train_cfg.max_epochs'
             )
@@ -67,7 +68,7 @@ def check_equal_conditions(configs: Mapping[str, Config], baseline: str) -> None
     """Check that the configs share data and schedule, and that none equals the baseline.
 
     Raises:
-        ValueError: If they do not.
+        UserError: If they do not.
     """
     reference = configs[baseline]
     for name, config in configs.items():
@@ -76,26 +77,26 @@ def check_equal_conditions(configs: Mapping[str, Config], baseline: str) -> None
         for key in EQUAL_KEYS:
             difference = first_difference(plain(reference.get(key)), plain(config.get(key)), key)
             if difference:
-                raise ValueError(
+                raise UserError(
                     f'{name} and the baseline {baseline} train under different conditions: {difference}. A comparison '
                     'needs the same data and schedule: inherit them from one config'
                 )
         if config_hash(config) == config_hash(reference):
-            raise ValueError(f'{name} is equal to the baseline {baseline}: leave one of them out')
+            raise UserError(f'{name} is equal to the baseline {baseline}: leave one of them out')
 
 
 def check_unchanged(file: Path, config: Config, name: str) -> None:
     """Check that a variant has the config with which its runs in the folder were trained.
 
     Raises:
-        ValueError: If it has not.
+        UserError: If it has not.
     """
     if not file.is_file():
         return
     trained = Config.fromfile(file)
     if config_hash(trained) != config_hash(config):
         difference = first_difference(plain(trained.to_dict()), plain(config.to_dict()), 'config')
-        raise ValueError(
+        raise UserError(
             f'{name} has changed since its runs in {file.parent} were trained: {difference}. Choose another '
             f'--work-dir or another name, or delete {file.parent} to train it anew'
         )
@@ -127,14 +128,14 @@ def coco_leaf(config: Config) -> dict:
     """The config of the validation data, which must be one CocoDataset.
 
     Raises:
-        ValueError: If it is not.
+        UserError: If it is not.
     """
     found = leaves(config.val_dataloader.dataset, 'val_dataloader.dataset')
     if len(found) != 1:
-        raise ValueError(f'mmext compare needs one validation data set, but the config has {", ".join(found)}')
+        raise UserError(f'mmext compare needs one validation data set, but the config has {", ".join(found)}')
     ((place, leaf),) = found.items()
     if not str(leaf.get('ann_file', '')).endswith('.json'):
-        raise ValueError(
+        raise UserError(
             f'{place} ({leaf.get("type")}) has no COCO annotation file (ann_file=....json), which mmext compare '
             'evaluates with: convert the annotations, tools/voc_to_coco.py does so for Pascal VOC'
         )
