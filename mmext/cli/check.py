@@ -23,6 +23,7 @@ def check_stack() -> None:
     """Raise a MissingPackageError that names the remedy if mmdet or mmcv's operators are missing."""
     try:
         import_module('mmdet')
+        from mmext.console import keep_for_the_log
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             'mmext trains with MMDetection, which is not installed: install torch, then `pip install '
@@ -30,6 +31,10 @@ def check_stack() -> None:
         ) from error
     try:
         import_module('mmcv._ext')
+        # It prints which optional packages are missing.
+        with keep_for_the_log():
+            import_module('mmdet.datasets')
+            import_module('mmdet.evaluation')
     except ImportError as error:
         mmcv = packages_distributions()['mmcv'][0]
         raise MissingPackageError(

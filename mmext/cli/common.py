@@ -198,7 +198,8 @@ def build_runner(config: Config) -> 'Runner':
     """Build the runner of the config: mmengine's, or the one that `runner_type` names."""
     from mmdet.registry import RUNNERS
     from mmengine.device import get_device
-    from mmengine.runner import Runner
+
+    from mmext.runner import Runner
 
     if config.get('launcher') == 'pytorch' and get_device() == 'cpu':
         _distribute_over_cpus(config)

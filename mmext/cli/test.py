@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.default_hooks.visualization.update(draw=True, show=True, wait_time=args.wait_time)
     if args.tta:
         add_tta(config)
-    add_hook(config, 'mmext.CheckHook')
+    for hook in ('mmext.CheckHook', 'mmext.SummaryHook'):
+        add_hook(config, hook)
     add_hook(config, 'mmext.ReportHook', show_dir=args.show_dir)
     with one_message(config.work_dir):
         runner = build_runner(config)

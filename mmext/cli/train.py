@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_message(config.work_dir):
         apply(args, config)
         init_default_scope(config.get('default_scope', 'mmdet'))
-        for hook in ('mmext.CheckHook', 'mmext.ReportHook'):
+        for hook in ('mmext.CheckHook', 'mmext.SummaryHook', 'mmext.LossMonitorHook', 'mmext.ReportHook'):
             add_hook(config, hook)
         make_resumable(config)
         build_runner(config).train()
