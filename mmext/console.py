@@ -118,6 +118,8 @@ eta 0:01:51'
     for name in [name for name in values if 'loss' in name]:
         share = shares.pop(name.replace('loss', 'share', 1), None)
         lines.append(f'{name} {values.pop(name)}' + (f' ({float(share):.0%})' if share else ''))
+    # Those of several layers.
+    values.update(shares)
     values.pop('base_lr', None)
     values.pop('data_time', None)
     rate, time, eta = (values.pop(name, None) for name in ('lr', 'time', 'eta'))

@@ -32,12 +32,14 @@ class Event:
         what: Which value, and what it is.
         images: Files of the batch.
         rank: The process that found it.
+        is_loss: Whether it is a loss.
     """
 
     iteration: int
     what: str
     images: tuple[str, ...]
     rank: int
+    is_loss: bool = False
 
 
 @HOOKS.register_module()
@@ -112,7 +114,7 @@ class LossMonitorHook(Hook):
             # The total is not finite either, and says less.
             parts = {name: value for name, value in bad.items() if name != 'loss'} or bad
             what = ', '.join(f'{name} is {value}' for name, value in parts.items())
-            self.bad_loss = Event(runner.iter, what, self.images.get(runner.iter, ()), get_rank())
+            self.bad_loss = Event(runner.iter, what, self.images.get(runner.iter, ()), get_rank(), is_loss=True)
         self._warn_without_priors(runner, losses)
         if self._logs(runner, batch_idx):
             log_shares(runner, losses)
@@ -178,8 +180,8 @@ class LossMonitorHook(Hook):
             if flag.item():
                 events = [event for each in all_gather_object(events) for event in each]
         if events:
-            # A loss comes before its gradient.
-            message = explain(runner, min(events, key=lambda event: event.iteration))
+            # A bad loss on one rank makes the gradients of all bad, in the same iteration.
+            message = explain(runner, min(events, key=lambda event: (event.iteration, not event.is_loss)))
             # One message: the other ranks have nothing to add.
             raise NonFiniteError(message) if get_rank() == 0 else SystemExit(2)
         self.steps.clear()

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 from mmext import __version__
 from mmext.registry import HOOKS
 
+from .loss_monitor_hook import wrappers
+
 
 @HOOKS.register_module()
 class SummaryHook(Hook):
@@ -31,11 +33,11 @@ class SummaryHook(Hook):
             rows['validation data'] = data_text(runner.val_dataloader)
         rows['model'] = model_text(runner.model)
         rows['losses'] = losses_text(runner.model)
-        rates = {name: values[0] for name, values in runner.optim_wrapper.get_lr().items() if 'base' not in name}
+        groups = [group for wrapper in wrappers(runner) for group in wrapper.param_groups]
+        # The rate now is that of the warm-up.
+        rate = max(group.get('initial_lr', group['lr']) for group in groups)
         length = f'{runner.max_epochs} epochs, ' if runner.train_loop.__class__.__name__.startswith('Epoch') else ''
-        rows['schedule'] = (
-            f'{length}{runner.max_iters} iterations, {", ".join(f"{k} {v:.3g}" for k, v in rates.items())}'
-        )
+        rows['schedule'] = f'{length}{runner.max_iters} iterations, learning rate {rate:g}'
         self._log(runner, 'training', rows)
 
     def before_test(self, runner: Runner) -> None:
