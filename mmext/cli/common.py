@@ -95,6 +95,20 @@ def load_config(args: argparse.Namespace) -> Config:
     return config
 
 
+def require(config: Config, *keys: str) -> None:
+    """Check that a config has these keys.
+
+    Raises:
+        UserError: If it has not.
+    """
+    missing = [key for key in keys if not config.get(key)]
+    if missing:
+        raise UserError(
+            f'the config has no {", ".join(missing)}: inherit from a whole config, such as '
+            "_base_ = 'mmext::yolox/yolox_s_8xb8-300e_coco.py'"
+        )
+
+
 def read_config(name: str) -> Config:
     """Read the config of a file or of a name `mmext::...`; its bases may be `mmext::...` too.
 

@@ -30,7 +30,7 @@ from mmext.comparison.run import initial_model
 from mmext.errors import UserError
 
 from .check import check_types
-from .common import example, read_config
+from .common import Settings, example, read_config
 from .train import use_amp
 
 EXAMPLES = (
@@ -64,7 +64,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Settings,
         default={},
         metavar='KEY=VALUE',
         help='settings that override all configs: key=value, key=a,b or key="[a,b]", without spaces',
@@ -81,7 +81,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         '--slurm',
         nargs='+',
-        action=DictAction,
+        action=Settings,
         default={},
         metavar='OPTION=VALUE',
         help="sbatch's options, such as partition=gpu time=240 (default: one GPU for each run)",

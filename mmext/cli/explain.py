@@ -21,6 +21,11 @@ RECIPES = {
 }
 # What constructors raise for arguments that they do not accept; mmdet asserts.
 REFUSALS = (AssertionError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError)
+# Functions of mmengine that use what was given later, in training, and the keys that it was given by.
+LATE = {
+    ('mmengine.optim.optimizer.optimizer_wrapper', '_clip_grad'): 'optim_wrapper.clip_grad',
+    ('mmengine.runner.loops', 'run'): 'train_cfg',
+}
 # Messages may hold whole configs.
 LONGEST = 400
 # PyTorch's data loader puts the traceback of a worker into the message.
@@ -44,6 +49,9 @@ def explain(error: BaseException) -> str | None:
         return None
     if builds:
         return f'{place}: {_refusal(error, builds[-1], frames[-1])}'
+    last = frames[-1]
+    if late := LATE.get((last.f_globals.get('__name__'), last.f_code.co_name)):
+        return f'{late}: {reason(error)}'
     for frame in frames:
         # The constructor of optimizers looks the type up, and fails before it builds it.
         if _is(frame, 'mmengine.optim.optimizer.default_constructor', '__call__') and 'optimizer_cls' in frame.f_locals:
@@ -86,7 +94,7 @@ def _in_runner(frames: list[FrameType]) -> bool:
 def _place(builds: list[FrameType], frames: list[FrameType]) -> str:
     """The key in the config of the object that was being built, and its type: `model.bbox_head (YOLOXHead)`."""
     config = next(filter(None, map(_config_of, frames)), None)
-    path, node = '', plain(config) if config is not None else None
+    path, node, kind = '', plain(config), ''
     root = node
     for build in builds:
         wanted = plain(build.f_locals['cfg'])
@@ -146,6 +154,8 @@ def _refusal(error: BaseException, build: FrameType, last: FrameType) -> str:
     given = build.f_locals
     # mmengine sets it to None for an unknown type.
     kind = given.get('obj_cls')
+    if not isinstance(given['cfg'], Mapping):
+        return _text(error, last)
     if kind is None:
         name = given['cfg'].get('type')
         return f'there is no such type; {_nearest(name)}' if isinstance(name, str) else _text(error, last)
@@ -180,15 +190,16 @@ def _nearest(name: str) -> str:
     """The registered names that are most like an unknown one."""
     from mmengine.registry import root
 
-    names = {}
+    scopes: dict[str, list[str]] = {}
     registries = [each for each in vars(root).values() if isinstance(each, root.Registry)]
     while registries:
         registry = registries.pop()
         registries += registry.children.values()
         registry.import_from_location()
-        names.update({each: f'{registry.scope}.{each}' for each in registry.module_dict})
-    bare = name.rpartition('.')[2]
-    near = [names[each] for each in get_close_matches(bare, names, n=3, cutoff=0.7)]
+        for each in registry.module_dict:
+            scopes.setdefault(each, []).append(registry.scope)
+    close = get_close_matches(name.rpartition('.')[2], scopes, n=3)
+    near = [f'{scope}.{each}' for each in close for scope in sorted(scopes[each], reverse=True)][:3]
     if near:
         return f'did you mean {" or ".join(near)}?'
     return 'if it is your own, import its module: custom_imports=dict(imports=["my_module"])'

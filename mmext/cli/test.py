@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmext.errors import UserError
 
 from .check import check_file
-from .common import add_hook, build_runner, load_config, one_message, parser
+from .common import add_hook, build_runner, load_config, one_message, parser, require
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate the checkpoint, and log one table of metrics."""
     args = parse_args(argv)
     config = load_config(args)
+    require(config, 'model', 'test_dataloader', 'test_evaluator')
     config.load_from = check_file(args.checkpoint, 'checkpoint')
     init_default_scope(config.get('default_scope', 'mmdet'))
     if args.show:

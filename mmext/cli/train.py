@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from mmext.errors import UserError
 
 from .check import check_file
-from .common import add_hook, build_runner, load_config, make_resumable, one_message, parser
+from .common import add_hook, build_runner, load_config, make_resumable, one_message, parser, require
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train and evaluate, and write log, checkpoints, curves and pictures to the work dir."""
     args = parse_args(argv)
     config = load_config(args)
+    require(config, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     with one_message(config.work_dir):
         apply(args, config)
         init_default_scope(config.get('default_scope', 'mmdet'))
