@@ -49,14 +49,14 @@ def explain(error: BaseException) -> str | None:
         return None
     if builds:
         return f'{place}: {_refusal(error, builds[-1], frames[-1])}'
-    last = frames[-1]
+    last = [frame for frame in frames if not frame.f_globals.get('__name__', '').startswith('torch.')][-1]
     if late := LATE.get((last.f_globals.get('__name__'), last.f_code.co_name)):
         return f'{late}: {reason(error)}'
     for frame in frames:
         # The constructor of optimizers looks the type up, and fails before it builds it.
         if _is(frame, 'mmengine.optim.optimizer.default_constructor', '__call__') and 'optimizer_cls' in frame.f_locals:
             name = frame.f_locals['optimizer_cfg']['type']
-            return f'optim_wrapper.optimizer ({name}): there is no such type; {_nearest(name)}'
+            return f'optim_wrapper.optimizer ({name}): there is no such type; {_nearest(name, "optimizer")}'
     if _in_runner(frames):
         return f'the config does not make a runner: {_text(error, frames[-1])}'
     return None
@@ -158,7 +158,11 @@ def _refusal(error: BaseException, build: FrameType, last: FrameType) -> str:
         return _text(error, last)
     if kind is None:
         name = given['cfg'].get('type')
-        return f'there is no such type; {_nearest(name)}' if isinstance(name, str) else _text(error, last)
+        return (
+            f'there is no such type; {_nearest(name, given["registry"].name)}'
+            if isinstance(name, str)
+            else _text(error, last)
+        )
     unexpected = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
     if unexpected and unexpected[1] in given['cfg']:
         return _unexpected(kind, unexpected[1])
@@ -186,8 +190,8 @@ def _unexpected(kind: type, key: str) -> str:
     )
 
 
-def _nearest(name: str) -> str:
-    """The registered names that are most like an unknown one."""
+def _nearest(name: str, kind: str) -> str:
+    """The names that are most like an unknown one, of all registries of this kind."""
     from mmengine.registry import root
 
     scopes: dict[str, list[str]] = {}
@@ -195,6 +199,8 @@ def _nearest(name: str) -> str:
     while registries:
         registry = registries.pop()
         registries += registry.children.values()
+        if registry.name != kind:
+            continue
         registry.import_from_location()
         for each in registry.module_dict:
             scopes.setdefault(each, []).append(registry.scope)
