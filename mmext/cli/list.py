@@ -1,6 +1,8 @@
 """List the configs that mmext ships, and what each is for."""
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         print(f'no config has the words {" ".join(args.words)}')
         return 1
-    for name, text in found.items():
-        print(f'{name}\n    {text}')
+    try:
+        print('\n'.join(f'{name}\n    {text}' for name, text in found.items()), flush=True)
+    except BrokenPipeError:
+        # Whoever reads has seen enough, such as `head`; Python would write again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
