@@ -4,10 +4,16 @@ Nothing heavy is imported here: mmengine imports this package by the name of the
 ImportError raised here into a misleading KeyError.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 
+from mmext.errors import MissingFileError
+
 __version__ = '0.1.0'
-__all__ = ['__version__', 'config']
+__all__ = ['CONFIGS', '__version__', 'config']
+
+# The configs that mmext ships, in a checkout and in an installed wheel alike.
+CONFIGS = Path(__file__).parent / '.mim' / 'configs'
 
 
 def config(name: str) -> str:
@@ -20,11 +26,12 @@ def config(name: str) -> str:
         name: The path below `configs/`, such as `'yolox/yolox_s_8xb8-300e_coco.py'`.
 
     Raises:
-        FileNotFoundError: Where mmext ships no such config; the message names those that it ships.
+        MissingFileError: If mmext ships no such config; the message names the most similar ones.
     """
-    root = Path(__file__).parent / '.mim' / 'configs'
-    path = root / name
+    path = CONFIGS / name
     if not path.is_file():
-        shipped = sorted(str(file.relative_to(root)) for file in root.glob('[!_]*/*.py'))
-        raise FileNotFoundError(f'mmext ships no config {name!r}; it ships: {", ".join(shipped)}')
+        shipped = [str(file.relative_to(CONFIGS)) for file in CONFIGS.glob('[!_]*/*.py')]
+        near = get_close_matches(name, shipped, n=3, cutoff=0.3)
+        hint = f'; did you mean {" or ".join(near)}?' if near else ','
+        raise MissingFileError(f'mmext ships no config {name!r}{hint} `mmext list` shows those that it ships')
     return str(path)

@@ -1,4 +1,4 @@
-"""The error that a user can mend without reading code."""
+"""The errors that a user can mend without reading code."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,15 @@ class UserError(ValueError):
     The message says what is wrong, where, and what to do. The commands print it without a traceback and exit with
     status 2; every other exception is a defect, and keeps its traceback.
     """
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file that does not exist."""
+
+
+class MissingPackageError(UserError, ModuleNotFoundError):
+    """A package that is not installed, or does not import."""
+
+
+class NonFiniteError(UserError):
+    """A loss, a gradient or a weight that is NaN or infinite."""

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -89,3 +90,15 @@ def shapes(tmp_path_factory) -> Path:
     load_tool('make_shapes').main([str(folder), '--train', '8', '--val', '4', '--size', '96'])
     assert len(json.loads((folder / 'annotations' / 'val.json').read_text())['images']) == 4
     return folder
+
+
+@pytest.fixture
+def free_port():
+    """What finds a port that nobody uses."""
+
+    def find():
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            return probe.getsockname()[1]
+
+    return find

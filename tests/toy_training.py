@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from mmext.checkpoints import newest_checkpoint, register_loaders
 from mmext.cli.common import build_runner, make_resumable, one_message
+from mmext.cli.main import run
 
 # Iterations of an epoch.
 LENGTH = 4
@@ -129,7 +130,10 @@ def in_a_process(function: Callable[[], None], output: Path, prepare: Callable[[
         with one_message('the work dir'):
             function()
 
-    process = multiprocessing.get_context('fork').Process(target=call)
+    def work():
+        sys.exit(run(call))
+
+    process = multiprocessing.get_context('fork').Process(target=work)
     process.start()
     return process
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Class weights from a data set's counts: `mmext class-weights` from a checkout."""
 
-from mmext.cli.class_weights import main
+import sys
+
+from mmext.cli.main import main
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main(['class-weights', *sys.argv[1:]]))

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Compare configs over several seeds: `mmext compare` from a checkout."""
 
-from mmext.cli.compare import main
+import sys
+
+from mmext.cli.main import main
 
 if __name__ == '__main__':
-    raise SystemExit(main())
+    sys.exit(main(['compare', *sys.argv[1:]]))

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Evaluate a checkpoint: `mmext test` from a checkout."""
 
-from mmext.cli.test import main
+import sys
+
+from mmext.cli.main import main
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main(['test', *sys.argv[1:]]))

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Train and evaluate a detector: `mmext train` from a checkout."""
 
-from mmext.cli.train import main
+import sys
+
+from mmext.cli.main import main
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main(['train', *sys.argv[1:]]))

@@ -9,7 +9,7 @@
 * :mod:`~mmext.audit.checkpoint`: do the weights of a checkpoint fit the model?
 * :mod:`~mmext.audit.report`: all of these, for `mmext audit`.
 
-`check_order` and `check_num_classes` raise a ValueError that names the setting and the remedy. All other checks return
+`check_order` and `check_num_classes` raise a UserError that names the setting and the remedy. All other checks return
 findings with both; `enforce` raises the errors among them, and logs the warnings.
 """
 

@@ -27,6 +27,8 @@ from mmengine.runner.checkpoint import _get_mmengine_home, _process_mmcls_checkp
 from mmengine.utils import digit_version
 from torch import _weights_only_unpickler
 
+from mmext.errors import MissingFileError, UserError
+
 from .types import ALLOWED, Array, resolve
 
 # Before 2.7 torch's own `weights_only` cannot be told to take one object for another.
@@ -35,7 +37,7 @@ WEIGHTS_ONLY = digit_version(torch.__version__) >= digit_version('2.7.0')
 REMEDY = 'If you trust whoever made the file, and the way that it came to you, load it with --trust-checkpoint'
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that cannot be loaded, or that holds more than data."""
 
 
@@ -57,13 +59,13 @@ def load_checkpoint(
         name: What to call an open file in messages.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        MissingFileError: If there is no such file.
         CheckpointError: If the file is damaged, is no checkpoint, or holds a type that a checkpoint may not hold.
     """
     name = name or str(file)
     if isinstance(file, (str, os.PathLike)):
         if not Path(file).is_file():
-            raise FileNotFoundError(f'there is no checkpoint {name}')
+            raise MissingFileError(f'there is no checkpoint {name}')
         with open(file, 'rb') as opened:
             return load_checkpoint(opened, map_location, trust, name)
     try:

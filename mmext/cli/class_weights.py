@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 from terminaltables import AsciiTable
 
 from mmext.audit import label_names, labels_follow_file, leaves, read_categories
+from mmext.errors import UserError
 from mmext.losses.class_balance import METHODS, class_weights
 
 from .check import check_file, check_stack
@@ -66,8 +67,8 @@ def count(place: str, leaf: dict, categories: dict[int, str] | None = None) -> d
         categories: The categories of its COCO file by their ids; None: read them.
 
     Raises:
-        FileNotFoundError: If its annotation file does not exist.
-        ValueError: If that is not a COCO file, or lacks a class.
+        MissingFileError: If its annotation file does not exist.
+        UserError: If that is not a COCO file, or lacks a class.
     """
     from mmdet.registry import DATASETS
 
@@ -92,7 +93,7 @@ def count(place: str, leaf: dict, categories: dict[int, str] | None = None) -> d
         with redirect_stdout(io.StringIO()):
             dataset.full_init()
     except KeyError as error:
-        raise ValueError(f'an image or an annotation of {path} has no {error}, which mmdet needs: add it') from error
+        raise UserError(f'an image or an annotation of {path} has no {error}, which mmdet needs: add it') from error
     instances = (instance for image in dataset.data_list for instance in image['instances'])
     # A crowd has an ignore flag.
     labels = Counter(instance['bbox_label'] for instance in instances if not instance.get('ignore_flag'))
@@ -103,8 +104,8 @@ def count_source(source: str) -> dict[str, int]:
     """The number of objects of each class in a COCO file, or in the training data of a config.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be counted, or has no objects.
+        MissingFileError: If there is no such file.
+        UserError: If it cannot be counted, or has no objects.
     """
     if source.endswith('.json'):
         check_stack()
@@ -116,12 +117,12 @@ def count_source(source: str) -> dict[str, int]:
         config = read_config(source)
         init_default_scope(config.get('default_scope', 'mmdet'))
         if not (config.get('train_dataloader') or {}).get('dataset'):
-            raise ValueError(f'the config {source} has no train_dataloader.dataset: give an annotation file (.json)')
+            raise UserError(f'the config {source} has no train_dataloader.dataset: give an annotation file (.json)')
         counts = Counter()
         for place, leaf in leaves(config.train_dataloader.dataset, 'train_dataloader.dataset').items():
             counts.update(count(place, leaf))
     if not any(counts.values()):
-        raise ValueError(f'{source} has no objects of any class, so there is nothing to weight')
+        raise UserError(f'{source} has no objects of any class, so there is nothing to weight')
     return counts
 
 

@@ -6,24 +6,43 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
+from typing import TYPE_CHECKING
 
-import torch
 from mmengine.config import Config, DictAction
-from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.device import get_device
-from mmengine.hooks import CheckpointHook
-from mmengine.runner import EpochBasedTrainLoop, Runner
 
 import mmext
-from mmext.checkpoints import CheckpointError, register_loaders
+from mmext.errors import UserError
 
 from .check import check_file, check_stack, check_types
+from .explain import reason
+
+# torch and mmengine's runner are imported where they are used: `--help` needs neither.
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 
 def example(*commands: str) -> dict[str, object]:
     """Keyword arguments for an ArgumentParser that end its help with examples."""
     lines = '\n'.join(f'  {command}' for command in commands)
     return dict(epilog=f'example:\n{lines}', formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+class Settings(DictAction):
+    """mmengine's action for `KEY=VALUE`, with a message for a value without a key."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option: str | None = None,
+    ) -> None:
+        """Add the settings to the namespace."""
+        wrong = next((value for value in values if not value.partition('=')[0] or '=' not in value), None)
+        if wrong is not None:
+            parser.error(f'{option}: give settings as key=value, not {wrong!r}')
+        super().__call__(parser, namespace, values, option)
 
 
 def parser(description: str, *examples: str) -> argparse.ArgumentParser:
@@ -36,7 +55,7 @@ def parser(description: str, *examples: str) -> argparse.ArgumentParser:
     arguments.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Settings,
         metavar='KEY=VALUE',
         help='settings that override the config: key=value, key=a,b or key="[a,b]", without spaces',
     )
@@ -57,16 +76,17 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read the config, and apply the arguments of :func:`parser` to it and to the loading of checkpoints.
 
     Raises:
-        ModuleNotFoundError: If the OpenMMLab stack is not installed, or mmcv lacks its operators.
-        FileNotFoundError: If there is no such config.
-        ValueError: If the config names a type or an argument that mmext does not have.
+        MissingPackageError: If the OpenMMLab stack is not installed, or mmcv lacks its operators.
+        MissingFileError: If there is no such config.
+        UserError: If the config names a type or an argument that mmext does not have.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    register_loaders(args.trust_checkpoint)
     config = read_config(args.config)
     config.launcher = args.launcher
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+    merge_settings(config, args.cfg_options or {})
+    from mmext.checkpoints import register_loaders
+
+    register_loaders(args.trust_checkpoint)
     check_types(config.to_dict())
     if args.work_dir:
         config.work_dir = args.work_dir
@@ -75,17 +95,64 @@ def load_config(args: argparse.Namespace) -> Config:
     return config
 
 
+def require(config: Config, *keys: str) -> None:
+    """Check that a config has these keys.
+
+    Raises:
+        UserError: If it has not.
+    """
+    missing = [key for key in keys if not config.get(key)]
+    if missing:
+        raise UserError(
+            f'the config has no {", ".join(missing)}: inherit from a whole config, such as '
+            "_base_ = 'mmext::yolox/yolox_s_8xb8-300e_coco.py'"
+        )
+
+
 def read_config(name: str) -> Config:
     """Read the config of a file or of a name `mmext::...`; its bases may be `mmext::...` too.
 
     Raises:
-        ModuleNotFoundError: If the OpenMMLab stack is not installed, or mmcv lacks its operators.
-        FileNotFoundError: If there is no such config.
+        MissingPackageError: If the OpenMMLab stack is not installed, or mmcv lacks its operators.
+        MissingFileError: If there is no such config.
+        UserError: If it cannot be read.
     """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    file = _resolve(name)
     check_stack()
     # mmengine resolves `package::` for a fixed list of packages.
     MODULE2PACKAGE['mmext'] = 'mmext'
-    return Config.fromfile(_resolve(name))
+    try:
+        return Config.fromfile(file)
+    except Exception as error:
+        # A config is code of the user's, so that any exception can come of it.
+        raise UserError(f'cannot read the config {name}{_line_of(error)}: {reason(error)}') from error
+
+
+def merge_settings(config: Config, settings: dict[str, object]) -> None:
+    """Apply the settings of `--cfg-options` to the config.
+
+    Raises:
+        UserError: If a key does not fit the config, such as an index beyond the end of a list.
+    """
+    for key, value in settings.items():
+        try:
+            config.merge_from_dict({key: value})
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f'--cfg-options {key}={value} does not fit the config: {reason(error)}') from error
+
+
+def _line_of(error: Exception) -> str:
+    """The file, which may be a base, and the line whose execution failed."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f', line {error.lineno}'
+    places = [
+        f' ({frame.f_code.co_filename}, line {line})'
+        for frame, line in walk_tb(error.__traceback__)
+        if frame.f_code.co_name == '<module>' and '_base_' in frame.f_globals
+    ]
+    return places[-1] if places else ''
 
 
 def _resolve(name: str) -> str:
@@ -106,6 +173,9 @@ def make_resumable(config: Config) -> None:
     """Put mmext's checkpoint hook and training loop in the place of mmengine's, and add the hooks for resuming."""
     config.setdefault('default_hooks', {})
     config.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    from mmengine.hooks import CheckpointHook
+    from mmengine.runner import EpochBasedTrainLoop
+
     checkpoint = config.default_hooks.checkpoint
     # None: the config wants no checkpoints.
     if checkpoint is not None and checkpoint['type'] in ('CheckpointHook', CheckpointHook):
@@ -121,7 +191,7 @@ def make_resumable(config: Config) -> None:
 
 @contextmanager
 def one_message(work_dir: str) -> Iterator[None]:
-    """End the command with one message and status 1 for a checkpoint that is refused, or a disk that takes no more.
+    """Turn the OSError of a disk that takes no more into a UserError that says what to do.
 
     Args:
         work_dir: What the message names if the error does not name a file.
@@ -129,20 +199,21 @@ def one_message(work_dir: str) -> Iterator[None]:
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
     try:
         yield
-    except CheckpointError as error:
-        raise SystemExit(f'error: {error}') from error
     except OSError as error:
         if error.errno not in full:
             raise
-        raise SystemExit(
-            f'error: cannot write to {error.filename or work_dir}: {error.strerror}. The checkpoints are intact: free '
+        raise UserError(
+            f'cannot write to {error.filename or work_dir}: {error.strerror}. The checkpoints are intact: free '
             'space or choose another folder, and continue with --resume'
         ) from error
 
 
-def build_runner(config: Config) -> Runner:
+def build_runner(config: Config) -> 'Runner':
     """Build the runner of the config: mmengine's, or the one that `runner_type` names."""
     from mmdet.registry import RUNNERS
+    from mmengine.device import get_device
+
+    from mmext.runner import Runner
 
     if config.get('launcher') == 'pytorch' and get_device() == 'cpu':
         _distribute_over_cpus(config)
@@ -151,5 +222,7 @@ def build_runner(config: Config) -> Runner:
 
 def _distribute_over_cpus(config: Config) -> None:
     """Set up gloo; mmengine would choose a CUDA device, whatever the backend."""
+    import torch.distributed
+
     torch.distributed.init_process_group('gloo')
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)

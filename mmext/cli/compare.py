@@ -27,9 +27,10 @@ from mmext.comparison.progress import Progress
 from mmext.comparison.report import write_report
 from mmext.comparison.results import write_record
 from mmext.comparison.run import initial_model
+from mmext.errors import UserError
 
 from .check import check_types
-from .common import example, read_config
+from .common import Settings, example, read_config
 from .train import use_amp
 
 WIDTH = 160
@@ -65,7 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Settings,
         default={},
         metavar='KEY=VALUE',
         help='settings that override all configs: key=value, key=a,b or key="[a,b]", without spaces',
@@ -82,7 +83,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         '--slurm',
         nargs='+',
-        action=DictAction,
+        action=Settings,
         default={},
         metavar='OPTION=VALUE',
         help="sbatch's options, such as partition=gpu time=240 (default: one GPU for each run)",
@@ -107,14 +108,14 @@ def read_variants(args: argparse.Namespace) -> tuple[dict[str, Variant], dict[st
     """The variants, and their configs with all options applied.
 
     Raises:
-        ValueError: If two variants have one name, or an option is wrong.
+        UserError: If two variants have one name, or an option is wrong.
     """
     given = [(Path(config).stem, config, {}) for config in args.configs]
     given += [(name, args.configs[0], parse_options(name, options)) for name, *options in args.variant]
     variants, configs = {}, {}
     for name, path, options in given:
         if check_name(name) in variants:
-            raise ValueError(f'two variants are named {name}: rename a config file, or use --variant')
+            raise UserError(f'two variants are named {name}: rename a config file, or use --variant')
         config = read_config(path)
         apply_options(config, args.cfg_options, '--cfg-options', UNTRAINED_KEYS)
         if args.amp:
@@ -130,10 +131,10 @@ def parse_options(name: str, options: Sequence[str]) -> dict[str, object]:
     """The options of `--variant NAME KEY=VALUE ...`.
 
     Raises:
-        ValueError: If there are none, or one has no `=`.
+        UserError: If there are none, or one has no `=`.
     """
     if not options or not all('=' in option for option in options):
-        raise ValueError(f'--variant {name}: give settings as key=value, not {" ".join(options) or "nothing"}')
+        raise UserError(f'--variant {name}: give settings as key=value, not {" ".join(options) or "nothing"}')
     parser = argparse.ArgumentParser()
     parser.add_argument('--options', nargs='+', action=DictAction)
     return parser.parse_args(['--options', *options]).options
@@ -143,7 +144,7 @@ def make_plan(args: argparse.Namespace, command: str) -> tuple[Plan, dict[str, C
     """The plan and the configs, checked as far as this is possible without training.
 
     Raises:
-        ValueError: If the comparison would not be one of equals.
+        UserError: If the comparison would not be one of equals.
     """
     variants, configs = read_variants(args)
     baseline = next(iter(variants))
@@ -172,7 +173,7 @@ def prepare(plan: Plan, configs: dict[str, Config], folder: Path) -> Plan:
     """Write the plan and the configs to the folder, which may hold an earlier part of the same comparison.
 
     Raises:
-        ValueError: If it holds another comparison, or a run of another config or of other data.
+        UserError: If it holds another comparison, or a run of another config or of other data.
     """
     if (folder / PLAN_FILE).is_file():
         plan = Plan.load(folder).extended_by(plan, folder)

@@ -7,8 +7,10 @@ from copy import deepcopy
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
+from mmext.errors import UserError
+
 from .check import check_file
-from .common import add_hook, build_runner, load_config, one_message, parser
+from .common import add_hook, build_runner, load_config, one_message, parser, require
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,7 +34,7 @@ def add_tta(config: Config) -> None:
     """Wrap the model and the pipeline for test-time augmentation: the config's own, or else a horizontal flip.
 
     Raises:
-        ValueError: If the test pipeline does not end in PackDetInputs, which must follow the augmentation.
+        UserError: If the test pipeline does not end in PackDetInputs, which must follow the augmentation.
     """
     dataset = config.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -57,7 +59,7 @@ def flip(pipeline: Sequence[dict]) -> list[dict]:
     """
     *steps, pack = deepcopy(list(pipeline))
     if not pack['type'].endswith('PackDetInputs'):
-        raise ValueError(
+        raise UserError(
             f'--tta needs a test pipeline that ends in PackDetInputs, but it ends in {pack["type"]}; give the '
             'config a tta_pipeline'
         )
@@ -72,13 +74,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate the checkpoint, and log one table of metrics."""
     args = parse_args(argv)
     config = load_config(args)
+    require(config, 'model', 'test_dataloader', 'test_evaluator')
     config.load_from = check_file(args.checkpoint, 'checkpoint')
     init_default_scope(config.get('default_scope', 'mmdet'))
     if args.show:
         config.default_hooks.visualization.update(draw=True, show=True, wait_time=args.wait_time)
     if args.tta:
         add_tta(config)
-    add_hook(config, 'mmext.CheckHook')
+    for hook in ('mmext.CheckHook', 'mmext.SummaryHook'):
+        add_hook(config, hook)
     add_hook(config, 'mmext.ReportHook', show_dir=args.show_dir)
     with one_message(config.work_dir):
         runner = build_runner(config)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from mmengine.logging import MMLogger
 
+from mmext.errors import UserError
+
 from .matching import SIZES, GroundTruth, Matches
 from .results import Problem, Result, Results
 from .statistics import (
@@ -156,7 +158,7 @@ def analyze(results: Results, resamples: int = RESAMPLES) -> Analysis:
     """
     if not results.all_runs:
         named = ''.join(f'\n{problem}' for problem in results.problems)
-        raise ValueError(f'{results.folder} has no finished run: let `mmext compare` train first{named}')
+        raise UserError(f'{results.folder} has no finished run: let `mmext compare` train first{named}')
     plan = results.plan
     known = ['AP', 'AP50', 'AP75', *SIZES, *(f'AP {name}' for name in plan.classes)]
     metrics = [metric for metric in known if any(results.scores(name, metric) for name in plan.runs)]

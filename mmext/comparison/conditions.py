@@ -27,10 +27,10 @@ def check_name(name: str) -> str:
     """Return the name of a variant if it can name a folder.
 
     Raises:
-        ValueError: If it cannot.
+        UserError: If it cannot.
     """
     if not re.fullmatch(r'[A-Za-z0-9][\w.+-]*', name):
-        raise ValueError(f'a variant cannot be named {name!r}: use letters, digits and . + - _')
+        raise UserError(f'a variant cannot be named {name!r}: use letters, digits and . + - _')
     return name
 
 
@@ -68,7 +68,7 @@ def check_equal_conditions(configs: Mapping[str, Config], baseline: str) -> None
     """Check that the configs share data and schedule, and that none equals the baseline.
 
     Raises:
-        ValueError: If they do not.
+        UserError: If they do not.
     """
     reference = configs[baseline]
     for name, config in configs.items():
@@ -77,26 +77,26 @@ def check_equal_conditions(configs: Mapping[str, Config], baseline: str) -> None
         for key in EQUAL_KEYS:
             difference = first_difference(plain(reference.get(key)), plain(config.get(key)), key)
             if difference:
-                raise ValueError(
+                raise UserError(
                     f'{name} and the baseline {baseline} train under different conditions: {difference}. A comparison '
                     'needs the same data and schedule: inherit them from one config'
                 )
         if config_hash(config) == config_hash(reference):
-            raise ValueError(f'{name} is equal to the baseline {baseline}: leave one of them out')
+            raise UserError(f'{name} is equal to the baseline {baseline}: leave one of them out')
 
 
 def check_unchanged(file: Path, config: Config, name: str) -> None:
     """Check that a variant has the config with which its runs in the folder were trained.
 
     Raises:
-        ValueError: If it has not.
+        UserError: If it has not.
     """
     if not file.is_file():
         return
     trained = Config.fromfile(file)
     if config_hash(trained) != config_hash(config):
         difference = first_difference(plain(trained.to_dict()), plain(config.to_dict()), 'config')
-        raise ValueError(
+        raise UserError(
             f'{name} has changed since its runs in {file.parent} were trained: {difference}. Choose another '
             f'--work-dir or another name, or delete {file.parent} to train it anew'
         )
@@ -128,14 +128,14 @@ def coco_leaf(config: Config) -> dict:
     """The config of the validation data, which must be one CocoDataset.
 
     Raises:
-        ValueError: If it is not.
+        UserError: If it is not.
     """
     found = leaves(config.val_dataloader.dataset, 'val_dataloader.dataset')
     if len(found) != 1:
-        raise ValueError(f'mmext compare needs one validation data set, but the config has {", ".join(found)}')
+        raise UserError(f'mmext compare needs one validation data set, but the config has {", ".join(found)}')
     ((place, leaf),) = found.items()
     if not str(leaf.get('ann_file', '')).endswith('.json'):
-        raise ValueError(
+        raise UserError(
             f'{place} ({leaf.get("type")}) has no COCO annotation file (ann_file=....json), which mmext compare '
             'evaluates with: convert the annotations, tools/voc_to_coco.py does so for Pascal VOC'
         )

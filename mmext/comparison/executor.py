@@ -16,6 +16,8 @@ import torch
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import Checkpointable
 
+from mmext.errors import UserError
+
 from .plan import Run
 from .progress import Progress
 from .run import train
@@ -132,14 +134,14 @@ def make_executor(folder: Path, resources: Resources) -> submitit.Executor:
     """submitit's executor, which keeps its files in `jobs/` of the folder.
 
     Raises:
-        ValueError: For Slurm where there is none.
+        UserError: For Slurm where there is none.
     """
     if resources.executor == 'local':
         executor = submitit.LocalExecutor(folder / 'jobs')
         executor.update_parameters(timeout_min=NO_LIMIT)
         return executor
     if not shutil.which('srun'):
-        raise ValueError('--executor slurm: this machine has no srun. Run the command where jobs are submitted')
+        raise UserError('--executor slurm: this machine has no srun. Run the command where jobs are submitted')
     executor = submitit.SlurmExecutor(folder / 'jobs')
     gpus = {} if {'gpus_per_node', 'gres'} & resources.slurm.keys() else dict(gpus_per_node=1)
     executor.update_parameters(job_name='mmext', **gpus, **resources.slurm)

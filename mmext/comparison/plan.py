@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mmext.checkpoints import write_atomically
+from mmext.errors import MissingFileError, UserError
 
 FORMAT = 1
 PLAN_FILE, RESULT_FILE, CONFIG_FILE = 'comparison.json', 'result.json', 'config.py'
@@ -60,22 +61,22 @@ class Plan:
         """Read the plan of a folder.
 
         Raises:
-            FileNotFoundError: If the folder has no plan.
-            ValueError: If it cannot be read, or is of another format.
+            MissingFileError: If the folder has no plan.
+            UserError: If it cannot be read, or is of another format.
         """
         path = folder / PLAN_FILE
         if not path.is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'{path} does not exist: give the folder of a comparison, as `mmext compare` makes it (--work-dir)'
             )
         content = read_json(path, cls.__dataclass_fields__)
         try:
             runs = {name: Variant(run['config'], run['options'], run['seeds']) for name, run in content['runs'].items()}
         except KeyError as error:
-            raise ValueError(f'a run of {path} has no {error}') from error
+            raise UserError(f'a run of {path} has no {error}') from error
         plan = cls(**{**{key: content[key] for key in cls.__dataclass_fields__}, 'runs': runs})
         if plan.baseline not in runs:
-            raise ValueError(f'the baseline of {path}, {plan.baseline!r}, is none of its runs: {", ".join(runs)}')
+            raise UserError(f'the baseline of {path}, {plan.baseline!r}, is none of its runs: {", ".join(runs)}')
         return plan
 
     @property
@@ -92,16 +93,16 @@ class Plan:
         """This plan, of a folder that exists already, with the variants and seeds of another.
 
         Raises:
-            ValueError: If the other plan has another baseline, other data or another precision.
+            UserError: If the other plan has another baseline, other data or another precision.
         """
         for name in ('baseline', 'annotations', 'amp'):
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
-                raise ValueError(
+                raise UserError(
                     f'{folder} has a comparison whose {name} is {ours!r}, not {theirs!r}: choose another --work-dir'
                 )
         if self.data != other.data:
-            raise ValueError(
+            raise UserError(
                 f'the annotations of training or validation have changed since the runs in {folder} were trained: '
                 'choose another --work-dir, or delete that folder to train all anew'
             )
@@ -148,16 +149,16 @@ def read_json(path: Path, keys: Iterable[str]) -> dict:
     """Read a JSON object of this format that has these keys.
 
     Raises:
-        ValueError: If it is none.
+        UserError: If it is none.
     """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, OSError) as error:
-        raise ValueError(f'{path} cannot be read ({error})') from error
+        raise UserError(f'{path} cannot be read ({error})') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path} is not a JSON object')
+        raise UserError(f'{path} is not a JSON object')
     if content.get('format') != FORMAT:
-        raise ValueError(f'{path} has format {content.get("format")!r}, and this mmext reads format {FORMAT}')
+        raise UserError(f'{path} has format {content.get("format")!r}, and this mmext reads format {FORMAT}')
     if absent := [key for key in keys if key not in content]:
-        raise ValueError(f'{path} has no {absent[0]!r}')
+        raise UserError(f'{path} has no {absent[0]!r}')
     return content

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmext.assigners import BatchSimOTAAssigner
 from mmext.assigners.sim_ota import yolox_scores
 from mmext.checks import check_choice
+from mmext.errors import UserError
 from mmext.losses import SoftmaxFocalLoss
 from mmext.losses.base import ElementwiseLoss
 from mmext.registry import MODELS
@@ -476,11 +477,11 @@ def refuse_assigner_of_logits(assigner: object) -> None:
     """Refuse an assigner that takes logits.
 
     Raises:
-        ValueError: For mmdet's `DynamicSoftLabelAssigner`, RTMDet's: it takes the sigmoid of what it is given, and
+        UserError: For mmdet's `DynamicSoftLabelAssigner`, RTMDet's: it takes the sigmoid of what it is given, and
             YOLOX heads, mmdet's and mmext's, give it probabilities. Training would run with a wrong cost.
     """
     if isinstance(assigner, DynamicSoftLabelAssigner):
-        raise ValueError(
+        raise UserError(
             f'model.train_cfg.assigner is a {type(assigner).__name__}, which takes class logits, but a YOLOX head '
             'gives it probabilities: use mmext.BatchSimOTAAssigner or mmdet.SimOTAAssigner'
         )

@@ -39,7 +39,7 @@ class CheckHook(Hook):
         """Check the wiring of the model, the label order of all data, the hooks and the number of checkpoints.
 
         Raises:
-            ValueError: See :mod:`mmext.audit`.
+            UserError: See :mod:`mmext.audit`.
         """
         model = detector(runner)
         dataset = runner.train_dataloader.dataset
@@ -59,7 +59,7 @@ class CheckHook(Hook):
         """Check the operators and the label order; warn if the checkpoint names its classes in another order.
 
         Raises:
-            ValueError: See :mod:`mmext.audit`.
+            UserError: See :mod:`mmext.audit`.
         """
         model = detector(runner)
         enforce(check_operators(model))
@@ -91,7 +91,7 @@ def check_data(model: nn.Module, data: dict[str, object], test_dataloader: dict 
             checked: a config may still have its base's test data.
 
     Raises:
-        ValueError: See :func:`mmext.audit.label_names`, :func:`mmext.audit.check_order` and
+        UserError: See :func:`mmext.audit.label_names`, :func:`mmext.audit.check_order` and
             :func:`mmext.audit.check_num_classes`.
     """
     orders = [order for place, dataset in data.items() for order in label_orders(dataset, place)]

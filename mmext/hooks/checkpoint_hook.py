@@ -12,7 +12,10 @@ from mmengine.runner import Runner
 
 from mmext.checkpoints import CheckpointError, write_atomically
 from mmext.checkpoints.saving import ATOMIC, remove_leftovers
+from mmext.errors import NonFiniteError
 from mmext.registry import HOOKS
+
+from .loss_monitor_hook import last_checkpoint, remedy
 
 
 @HOOKS.register_module()
@@ -26,6 +29,7 @@ class CheckpointHook(BaseCheckpointHook):
     * `last_checkpoint` is written after the checkpoint that it names, in the same way;
     * an old checkpoint, or a best one, is deleted after the new one is there. So for a moment there is one more than
       `max_keep_ckpts`;
+    * weights that are not finite are never saved: the last checkpoint stays good;
     * nothing outside `out_dir` is ever deleted, whatever paths a resumed checkpoint names.
 
     `mmext train` puts it in the place of mmengine's. Under other tools::
@@ -63,6 +67,23 @@ class CheckpointHook(BaseCheckpointHook):
             self.backend_args = dict(backend=ATOMIC)
             if is_main_process():
                 remove_leftovers(self.out_dir)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse weights that are not finite, the averaged ones of EMAHook too.
+
+        Raises:
+            NonFiniteError: If a weight or a running statistic is NaN or infinite.
+        """
+        weights = {name for name, _ in runner.model.named_parameters()}
+        for state in ('state_dict', 'ema_state_dict'):
+            for name, value in checkpoint.get(state, {}).items():
+                # Other buffers may hold an infinity on purpose, such as masks.
+                trained = name.removeprefix('module.') in weights or name in weights or '.running_' in name
+                if trained and value.is_floating_point() and not value.isfinite().all():
+                    raise NonFiniteError(
+                        f'{name} is not finite in iteration {runner.iter + 1}, so no checkpoint was saved. '
+                        f'{last_checkpoint(runner)}. {remedy(runner, [])}'
+                    )
 
     def save_extra(self, runner: Runner, meta: dict) -> str:
         """Save a checkpoint between the regular ones; the next regular one deletes it.

@@ -156,14 +156,14 @@ def no_space():
     'limit, reason', [(limit_size, 'File too large'), (no_space, 'No space left on device')], ids=['size', 'space']
 )
 def test_a_disk_that_takes_no_more(limit, reason, work_dir):
-    """One message, the earlier checkpoints intact, and a status that is not 0."""
+    """One message, the earlier checkpoints intact, and status 2."""
     assert train(work_dir, train_cfg=dict(by_epoch=True, max_epochs=1)) == 0
     before = (work_dir / 'epoch_1.pth').read_bytes()
     output = work_dir.with_suffix('.out')
     output.unlink()
-    assert train(work_dir, limit, resume=True, max_keep_ckpts=1) == 1
-    (message,) = [line for line in output.read_text().splitlines() if line.startswith('error: ')]
-    assert message.startswith(f'error: cannot save the checkpoint {work_dir}/epoch_2.pth: {reason}')
+    assert train(work_dir, limit, resume=True, max_keep_ckpts=1) == 2
+    (message,) = [line for line in output.read_text().splitlines() if line.startswith('mmext: error: ')]
+    assert message.startswith(f'mmext: error: cannot save the checkpoint {work_dir}/epoch_2.pth: {reason}')
     assert '--resume' in message and 'Traceback' not in output.read_text()
     assert output.read_text().endswith(f'{message}\n')
     assert (work_dir / 'epoch_1.pth').read_bytes() == before
@@ -172,8 +172,9 @@ def test_a_disk_that_takes_no_more(limit, reason, work_dir):
 
 
 def test_a_folder_that_cannot_be_written(work_dir):
-    assert train(work_dir, out_dir='/proc/none') == 1
-    assert 'error: cannot save the checkpoint /proc/none/run/epoch_1.pth' in work_dir.with_suffix('.out').read_text()
+    assert train(work_dir, out_dir='/proc/none') == 2
+    text = work_dir.with_suffix('.out').read_text()
+    assert 'mmext: error: cannot save the checkpoint /proc/none/run/epoch_1.pth' in text
 
 
 def test_takes_the_arguments_of_mmengines():

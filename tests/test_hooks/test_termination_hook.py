@@ -4,7 +4,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from types import SimpleNamespace
 
@@ -22,18 +21,6 @@ def train(work_dir, *signals, resume=False, **options):
     prepare = signal_at(*signals, signal.SIGTERM) if signals else None
     output = work_dir.with_suffix('.out')
     return status_of(in_a_process(lambda: toy_runner(work_dir, resume, **options).train(), output, prepare))
-
-
-@pytest.fixture
-def free_port():
-    """What finds a port that nobody uses."""
-
-    def find():
-        with socket.socket() as probe:
-            probe.bind(('127.0.0.1', 0))
-            return probe.getsockname()[1]
-
-    return find
 
 
 def names(work_dir):

@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT, run
 from mmengine.config import Config
 
+from mmext.checkpoints import CheckpointError
 from mmext.cli import common
 from mmext.cli import test as cli_test
 from mmext.cli import train as cli_train
@@ -161,7 +162,7 @@ class TestCheckpointsThatRunCode:
             'test': [str(hostile)],
         }[way]
         main = (cli_test if way == 'test' else cli_train).main
-        with pytest.raises(SystemExit, match=r'^error: .*hostile\.pth was not loaded: it holds .*mkdir') as error:
+        with pytest.raises(CheckpointError, match=r'hostile\.pth was not loaded: it holds .*mkdir') as error:
             main([str(experiment), '--work-dir', str(tmp_path / 'run'), *arguments])
         assert '--trust-checkpoint' in str(error.value)
         assert not (tmp_path / 'canary').exists()
@@ -203,7 +204,7 @@ def test_two_processes_train_over_gloo_with_another_loss(experiment, tmp_path):
         CUDA_VISIBLE_DEVICES='',
         PORT=str(free_port()),
     )
-    assert 'Distributed training: True' in result.stdout + result.stderr
+    assert 'cpu, 2 processes' in result.stdout
     steps = [record for record in scalars(tmp_path) if 'loss' in record]
     assert len(steps) == 2
     (dumped,) = tmp_path.glob('*.py')
@@ -220,7 +221,7 @@ class TestWrongConfigsNameTheRemedy:
 
     def test_no_such_config(self, tmp_path):
         assert "no config 'mine.py'" in self.fail('mine.py', tmp_path)
-        assert 'it ships' in self.fail('mmext::yolox/mine.py', tmp_path)
+        assert 'mmext list' in self.fail('mmext::yolox/mine.py', tmp_path)
 
     def test_typo_in_a_type(self, experiment, tmp_path):
         message = self.fail(experiment, tmp_path, '--cfg-options', 'model.bbox_head.loss_obj.type=mmext.FocalLos')
@@ -232,7 +233,7 @@ class TestWrongConfigsNameTheRemedy:
         assert '_delete_=True' in message
 
     def test_float16_on_a_cpu(self, experiment, tmp_path, monkeypatch):
-        monkeypatch.setattr(cli_train, 'get_device', lambda: 'cpu')
+        monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
         message = self.fail(experiment, tmp_path, '--amp', '--cfg-options', 'optim_wrapper.dtype=float16')
         assert "bfloat16, but optim_wrapper.dtype is 'float16'" in message
         assert 'train without --amp' in message
