@@ -10,6 +10,7 @@ from mmext import __version__
 COMMANDS = {
     'train': 'train and evaluate a detector',
     'test': 'evaluate a checkpoint',
+    'shapes': 'draw the data set of the demo',
     'compare': 'compare configs over several seeds',
     'class-weights': 'class weights from the number of objects of each class',
 }
