@@ -24,7 +24,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run  ## train the recommended losses on drawn shapes, evaluate, draw pictures: minutes on a CPU
-	$(BIN)/mmext shapes
+	$(BIN)/python tools/make_shapes.py
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir work_dirs/demo
 
 test: $(VENV)/.dev  ## run the tests
