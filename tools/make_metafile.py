@@ -18,7 +18,7 @@ HEADER = '# Written by tools/make_metafile.py from evidence/. Metrics are means 
 METRICS = {'box AP': 'AP', 'box AP50': 'AP50', 'box AP75': 'AP75'}
 COLLECTION = {
     'Name': 'YOLOX',
-    'Paper': {'URL': 'https://arxiv.org/abs/2107.08430', 'Title': 'YOLOX: Exceeding YOLO Series in 2021'},
+    'Paper': 'https://arxiv.org/abs/2107.08430',
     'README': 'configs/yolox/README.md',
 }
 
