@@ -141,7 +141,8 @@ def make_split(out_dir: Path, split: str, count: int, size: int, seed: int) -> d
     folder = Path(out_dir) / split
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id in range(count):
         image, objects = draw_image(rng, size)
         file_name = f'{image_id:06d}.jpg'
@@ -183,7 +184,7 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
     # Drawn with a margin, so that the parts of a shape outside the image can be counted.
     pad = size // 8
     canvas = draw_background(rng, size + 2 * pad)
-    objects = []
+    objects: list[Shape] = []
     for _ in range(rng.integers(4, 10)):
         add_shape(rng, canvas, pad, objects)
     for _ in range(rng.integers(0, 3)):
@@ -196,11 +197,11 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
 def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Return a square canvas with a color gradient, soft spots and faint clutter."""
     corners = np.array([[muted_color(rng) for _ in range(2)] for _ in range(2)], np.float32)
-    canvas = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
+    colors: np.ndarray = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
     for cells, strength in ((5, 14), (24, 5)):
         spots = rng.normal(0, strength, size=(cells, cells)).astype(np.float32)
-        canvas += cv2.resize(spots, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
-    canvas = np.clip(canvas, 0, 255).astype(np.uint8)
+        colors += cv2.resize(spots, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
+    canvas = np.clip(colors, 0, 255).astype(np.uint8)
 
     clutter = canvas.copy()
     for _ in range(rng.integers(6, 13)):
@@ -253,7 +254,7 @@ def outline(name: str, center: np.ndarray, side: float, angle: float) -> np.ndar
 
 def paint(rng: np.random.Generator, canvas: np.ndarray, points: np.ndarray, mask: np.ndarray) -> None:
     """Fill a shape with a color that stands out from what lies below, and rim some."""
-    below = np.array(cv2.mean(canvas, mask)[:3])
+    below = np.array(cv2.mean(canvas, mask))[:3]
     color = vivid_color(rng)
     while np.linalg.norm(color - below) < MIN_CONTRAST:
         color = vivid_color(rng)
