@@ -36,9 +36,10 @@ test-slow: $(VENV)/.dev  ## compile every loss to code and compare it with the f
 bench: $(VENV)/.dev  ## measure time, memory, operations and host syncs beside mmdet's: minutes on a CPU
 	$(BIN)/python tools/benchmark.py
 
-lint: $(VENV)/.dev  ## check style and format
+lint: $(VENV)/.dev  ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 docs: $(VENV)/.docs  ## draw tables and curves, and build the pages: docs/_build/html/index.html
 	$(BIN)/python docs/tables.py

@@ -1,19 +1,50 @@
 """mmext: better losses for YOLOX in MMDetection, by configuration alone.
 
 Nothing heavy is imported here: mmengine imports this package by the name of the scope, and turns an
-ImportError raised here into a misleading KeyError.
+ImportError raised here into a misleading KeyError. Submodules are imported on first access: `import mmext` is enough
+for `mmext.losses.iou_loss`.
 """
 
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import assigners, audit, checkpoints, comparison, datasets, heads, hooks, losses, registry, visualization
 
 from mmext.errors import MissingFileError
 
 __version__ = '0.1.0'
-__all__ = ['CONFIGS', '__version__', 'config']
+__all__ = [
+    'CONFIGS',
+    '__version__',
+    'assigners',
+    'audit',
+    'checkpoints',
+    'comparison',
+    'config',
+    'datasets',
+    'heads',
+    'hooks',
+    'losses',
+    'registry',
+    'visualization',
+]
 
 # The configs that mmext ships, in a checkout and in an installed wheel alike.
 CONFIGS = Path(__file__).parent / '.mim' / 'configs'
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in __all__:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return import_module(f'.{name}', __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def config(name: str) -> str:

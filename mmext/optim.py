@@ -78,11 +78,11 @@ def exempt_from_autocast(module: nn.Module) -> None:
     """Run a module in float32 under a CPU's autocast."""
     exemption = torch.autocast('cpu', enabled=False)
 
-    def enter(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         exemption.__enter__()
         return tuple(each.float() for each in inputs)
 
-    def leave(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def leave(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         exemption.__exit__(None, None, None)
 
     module.register_forward_pre_hook(enter)

@@ -87,7 +87,7 @@ def log(caplog):
 def shapes(tmp_path_factory) -> Path:
     """A small data set."""
     folder = tmp_path_factory.mktemp('shapes')
-    load_tool('make_shapes').main([str(folder), '--train', '8', '--val', '4', '--size', '96'])
+    load_tool('make_shapes').main(['--out', str(folder), '--train', '8', '--val', '4', '--size', '96'])
     assert len(json.loads((folder / 'annotations' / 'val.json').read_text())['images']) == 4
     return folder
 

@@ -82,7 +82,7 @@ class BoxSum(BaseMetric):
 @pytest.fixture(scope='module')
 def experiment(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('interruptions')
-    load_tool('make_shapes').main([str(folder / 'shapes'), '--train', '16', '--val', '4', '--size', '64'])
+    load_tool('make_shapes').main(['--out', str(folder / 'shapes'), '--train', '16', '--val', '4', '--size', '64'])
     file = folder / 'experiment.py'
     file.write_text(EXPERIMENT.format(root=str(folder / 'shapes')))
     return file

@@ -14,6 +14,7 @@ COMMANDS = {
     'train': 'train and evaluate a detector',
     'test': 'evaluate a checkpoint',
     'audit': 'check a config, its data and its losses before training',
+    'shapes': 'draw the data set of the demo',
     'compare': 'compare configs over several seeds',
     'plot': 'plot trainings: curves, loss shares, PR curves, confusion matrices, labels',
     'predict': 'pictures and detections of images',

@@ -93,7 +93,9 @@ def execute(runs: Sequence[Run], folder: Path, resources: Resources, progress: P
         The runs that failed, and the reason.
     """
     executor = make_executor(folder, resources)
-    waiting, active, failures = deque(runs), [], {}
+    waiting = deque(runs)
+    active: list[Job] = []
+    failures: dict[Run, str] = {}
     free_gpus = deque(resources.gpus)
     try:
         with environment(OMP_NUM_THREADS=str(threads_per_job(resources))):
@@ -137,9 +139,9 @@ def make_executor(folder: Path, resources: Resources) -> submitit.Executor:
         UserError: For Slurm where there is none.
     """
     if resources.executor == 'local':
-        executor = submitit.LocalExecutor(folder / 'jobs')
-        executor.update_parameters(timeout_min=NO_LIMIT)
-        return executor
+        local = submitit.LocalExecutor(folder / 'jobs')
+        local.update_parameters(timeout_min=NO_LIMIT)
+        return local
     if not shutil.which('srun'):
         raise UserError('--executor slurm: this machine has no srun. Run the command where jobs are submitted')
     executor = submitit.SlurmExecutor(folder / 'jobs')

@@ -335,7 +335,7 @@ def _overlaps(found: Sequence[Mapping], objects: Sequence[Mapping]) -> NDArray[n
 
 def _pair(iou: NDArray[np.float64]) -> dict[int, int]:
     """Pair rows and columns one to one by descending IoU, from :data:`MATCH_IOU` up: column of each paired row."""
-    partner = {}
+    partner: dict[int, int] = {}
     for row, column in sorted(zip(*np.nonzero(iou >= MATCH_IOU)), key=lambda pair: -iou[pair]):
         if row not in partner and column not in partner.values():
             partner[int(row)] = int(column)

@@ -167,7 +167,7 @@ def as_csv(analysis: Analysis) -> str:
 
 def _line(analysis: Analysis, metric: str, name: str) -> dict[str, object]:
     summary, difference = analysis.summaries[metric][name], analysis.differences[metric].get(name)
-    line = dict(
+    line: dict[str, object] = dict(
         run=name,
         metric=metric,
         seeds=' '.join(map(str, summary.values)),
@@ -216,7 +216,7 @@ def as_record(analysis: Analysis) -> dict[str, object]:
 
 def _entry(analysis: Analysis, metric: str, name: str) -> dict[str, object]:
     summary, difference = analysis.summaries[metric][name], analysis.differences[metric].get(name)
-    entry = dict(values=summary.values, mean=_number(summary.mean), sd=_number(summary.sd))
+    entry: dict[str, object] = dict(values=summary.values, mean=_number(summary.mean), sd=_number(summary.sd))
     if difference:
         numbers = dataclasses.asdict(difference)
         numbers |= dict(mean=_number(difference.mean), sd=_number(difference.sd), verdict=difference.verdict)

@@ -197,7 +197,7 @@ def _note_differences(runs: list[Result], problems: list[Problem]) -> None:
         'number of epochs': lambda run: run.record.get('epochs'),
     }
     for fact, of in facts.items():
-        found = {}
+        found: dict[object, str] = {}
         for run in runs:
             found.setdefault(of(run), f'{run.name} seed {run.seed}')
         if len(found) > 1:

@@ -1,27 +1,14 @@
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-PATH = Path(__file__).parents[2] / 'tools' / 'make_shapes.py'
-SMALL_RUN = ['--train', '4', '--val', '3', '--size', '96']
+from mmext.datasets import shapes
+from mmext.errors import UserError
 
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location('make_shapes', PATH)
-    module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-make_shapes = load_tool()
+FEW = dict(train=4, val=3)
 
 
 def read_files(folder):
@@ -30,12 +17,12 @@ def read_files(folder):
 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
-    return make_shapes.make_split(tmp_path_factory.mktemp('shapes'), 'train', 200, 192, 0)
+    return shapes.make_split(tmp_path_factory.mktemp('shapes'), 'train', 200, 192, 0)
 
 
 def test_same_seed_same_files(tmp_path):
-    for name, seed in (('a', '3'), ('b', '3'), ('c', '4')):
-        make_shapes.main([str(tmp_path / name), *SMALL_RUN, '--seed', seed])
+    for name, seed in (('a', 3), ('b', 3), ('c', 4)):
+        shapes.draw(tmp_path / name, FEW, 96, seed)
     first, second, other = (read_files(tmp_path / name) for name in 'abc')
     assert len(first) == 4 + 3 + 2
     assert first == second
@@ -43,7 +30,7 @@ def test_same_seed_same_files(tmp_path):
 
 
 def test_train_and_val_differ(tmp_path):
-    make_shapes.main([str(tmp_path), *SMALL_RUN])
+    assert shapes.draw(tmp_path, FEW, 96, 0)
     train, val = ({path.read_bytes() for path in (tmp_path / split).iterdir()} for split in ('train', 'val'))
     assert len(train) == 4 and len(val) == 3
     assert not train & val
@@ -51,7 +38,7 @@ def test_train_and_val_differ(tmp_path):
 
 def test_class_shares(drawn):
     counts = np.bincount([item['category_id'] for item in drawn['annotations']], minlength=4)
-    assert [category['name'] for category in drawn['categories']] == list(make_shapes.CLASSES)
+    assert [category['name'] for category in drawn['categories']] == list(shapes.CLASSES)
     np.testing.assert_allclose(counts / counts.sum(), [0, 0.85, 0.10, 0.05], atol=0.025)
 
 
@@ -83,10 +70,10 @@ def test_boxes_lie_inside(drawn):
 
 
 def test_box_fits_the_drawing(monkeypatch):
-    monkeypatch.setattr(make_shapes, 'draw_background', lambda rng, size: np.zeros((size, size, 3), np.uint8))
-    monkeypatch.setattr(make_shapes, 'add_bar', lambda *args: None)
+    monkeypatch.setattr(shapes, 'draw_background', lambda rng, size: np.zeros((size, size, 3), np.uint8))
+    monkeypatch.setattr(shapes, 'add_bar', lambda *args: None)
     for seed in range(5):
-        image, objects = make_shapes.draw_image(np.random.default_rng(seed), 192)
+        image, objects = shapes.draw_image(np.random.default_rng(seed), 192)
         x, y, width, height = np.array([item.bbox for item in objects]).T
         shown = cv2.boundingRect((image.max(axis=2) > 60).astype(np.uint8))
         union = (x.min(), y.min(), (x + width).max() - x.min(), (y + height).max() - y.min())
@@ -96,19 +83,18 @@ def test_box_fits_the_drawing(monkeypatch):
 def test_visible_fraction_of_a_partly_covered_shape():
     seen = np.zeros((20, 20), bool)
     seen[:10, :10] = True
-    shape = make_shapes.Shape('circle', [0, 0, 10, 10], 100, seen)
+    shape = shapes.Shape('circle', [0, 0, 10, 10], 100, seen)
     mask = np.zeros((20, 20), np.uint8)
     mask[:, 7:] = 255
-    assert make_shapes.cover([shape], mask)
+    assert shapes.cover([shape], mask)
     assert shape.visible == 0.7
     mask[:, 5:] = 255
-    assert not make_shapes.cover([shape], mask)
+    assert not shapes.cover([shape], mask)
     assert shape.visible == 0.7
 
 
-def test_loads_with_pycocotools(tmp_path, capsys):
-    make_shapes.main([str(tmp_path), *SMALL_RUN])
-    assert '4 + 3 images' in capsys.readouterr().out
+def test_loads_with_pycocotools(tmp_path):
+    assert '4 + 3 images' in shapes.draw(tmp_path, FEW, 96, 0)
     coco = COCO(tmp_path / 'annotations' / 'val.json')
     assert len(coco.getImgIds()) == 3
     assert coco.getCatIds(catNms=['star']) == [3]
@@ -118,47 +104,33 @@ def test_loads_with_pycocotools(tmp_path, capsys):
         assert image.shape == (info['height'], info['width'], 3) == (96, 96, 3)
 
 
-def test_second_run_does_nothing(tmp_path, capsys):
-    make_shapes.main([str(tmp_path), *SMALL_RUN])
+def test_second_run_does_nothing(tmp_path):
+    shapes.draw(tmp_path, FEW, 96, 0)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.*')}
-    capsys.readouterr()
-    make_shapes.main([str(tmp_path), *SMALL_RUN])
-    assert 'nothing to do' in capsys.readouterr().out
+    assert shapes.draw(tmp_path, FEW, 96, 0) is None
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.*')}
 
 
 def test_other_parameters_or_a_lost_image_draw_afresh(tmp_path):
-    make_shapes.main([str(tmp_path), *SMALL_RUN])
+    assert shapes.draw(tmp_path, FEW, 96, 0)
     files = read_files(tmp_path)
     (tmp_path / 'val' / '000001.jpg').unlink()
-    make_shapes.main([str(tmp_path), *SMALL_RUN])
+    assert shapes.draw(tmp_path, FEW, 96, 0)
     assert read_files(tmp_path) == files
-    make_shapes.main([str(tmp_path), *SMALL_RUN, '--seed', '1'])
+    assert shapes.draw(tmp_path, FEW, 96, 1)
     assert json.loads((tmp_path / 'annotations' / 'val.json').read_text())['info']['seed'] == 1
 
 
-def test_keeps_foreign_annotations(tmp_path, capsys):
+def test_keeps_foreign_annotations(tmp_path):
     path = tmp_path / 'annotations' / 'train.json'
     path.parent.mkdir()
     path.write_text('{"images": []}')
-    with pytest.raises(SystemExit):
-        make_shapes.main([str(tmp_path), *SMALL_RUN])
-    assert 'choose another OUT_DIR' in capsys.readouterr().err
+    with pytest.raises(UserError, match=r'train\.json was not written by `mmext shapes`: choose another folder'):
+        shapes.draw(tmp_path, FEW, 96, 0)
     assert path.read_text() == '{"images": []}'
 
 
-@pytest.mark.parametrize(
-    'option, value, minimum',
-    [('--size', '63', 64), ('--train', '0', 1), ('--val', '0', 1), ('--val', 'many', 1), ('--seed', '-1', 0)],
-)
-def test_bad_arguments(option, value, minimum, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        make_shapes.main([str(tmp_path), option, value])
-    assert f'argument {option}: {value!r}: give an integer of {minimum}' in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
 def test_smallest_size():
-    image, objects = make_shapes.draw_image(np.random.default_rng(0), 64)
+    image, objects = shapes.draw_image(np.random.default_rng(0), 64)
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8
     assert objects

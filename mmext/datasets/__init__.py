@@ -1,0 +1,1 @@
+"""The data set that mmext draws itself."""
