@@ -1,5 +1,6 @@
 # `make` lists the targets. Each sets up what it needs in .venv, once.
 #   SYSTEM_TORCH=1   use the torch of the system's python, as in containers and on clusters
+#   STACK=openmmlab  another set of versions, in a .venv of its own: the files in requirements/
 #   PYTHON=python3   the interpreter that .venv is made with
 #   WHEELHOUSE=wheelhouse   the folder of `make wheelhouse` and `make install-offline`
 #   TARGET_PYTHON=3.11, TARGET_PLATFORM=manylinux_2_28_x86_64   the target machine (default: a machine like this one)
@@ -8,13 +9,15 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-VENV := .venv
+STACK ?= onedl
+VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 BIN := $(VENV)/bin
 WHEELHOUSE ?= wheelhouse
+export STACK
 export MAX_JOBS ?= $(shell nproc)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-CONSTRAINTS := requirements/constraints.txt
+CONSTRAINTS := requirements/$(STACK).txt
 SETTINGS := Makefile setup.cfg pyproject.toml tools/setup_env.sh $(CONSTRAINTS)
 TARGET = $(strip $(TARGET_PYTHON:%=--python %) $(TARGET_PLATFORM:%=--platform %) $(if $(SYSTEM_TORCH),--system-torch))
 DEMO_CONFIG := configs/yolox/yolox_nano_recommended_1xb8-15e_shapes.py

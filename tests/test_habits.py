@@ -13,7 +13,7 @@ YAML = ['CITATION.cff', '.pre-commit-config.yaml', 'model-index.yml', *ROOT.glob
 
 
 def constraints() -> dict[str, str]:
-    lines = (ROOT / 'requirements' / 'constraints.txt').read_text().splitlines()
+    lines = (ROOT / 'requirements' / 'onedl.txt').read_text().splitlines()
     return dict(line.split('==') for line in lines if '==' in line)
 
 

@@ -4,11 +4,16 @@
 #   setup_env.sh dev    and what the tests and the lint need
 #   setup_env.sh docs   and what the pages need
 #   setup_env.sh ops    rebuild mmcv's operators, bypassing pip's cache
+# STACK=name: the versions of requirements/NAME.txt, in .venv-NAME; without it those of requirements/onedl.txt, in .venv.
 # WHEELHOUSE=folder: run, dev and ops from that folder alone (see tools/wheelhouse.py); .venv remembers it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
+STACK=${STACK:-onedl}
+# openmmlab-torch2.6 is the extra openmmlab with another torch.
+EXTRA=${STACK%%-*}
 VENV=.venv
+[ "$STACK" = onedl ] || VENV=.venv-$STACK
 CONSTRAINTS=$VENV/constraints.txt
 PIP="$VENV/bin/python -m pip --disable-pip-version-check"
 INSTALL="$PIP install --no-build-isolation --constraint $CONSTRAINTS"
@@ -50,6 +55,11 @@ and this machine is $here with a C library of 2.${libc:-?}. Collect another with
 numpy 1 of the system: \`make demo\` works, but the tests need numpy 2"' ERR
 }
 
+check_stack() {
+    [ -f "requirements/$STACK.txt" ] || fail "there is no stack $STACK: STACK is one of \
+$(cd requirements && ls -- *.txt | sed 's/\.txt$//' | tr '\n' ' ')"
+}
+
 make_venv() {
     [ -x $VENV/bin/python ] && return
     say "making $VENV with $("$PYTHON" --version)"
@@ -57,7 +67,7 @@ make_venv() {
 }
 
 install_torch() {
-    cp requirements/constraints.txt $CONSTRAINTS
+    cp "requirements/$STACK.txt" $CONSTRAINTS
     if [ -n "${SYSTEM_TORCH:-}" ]; then
         share_system_torch
     else
@@ -106,7 +116,7 @@ install_mmcv() {
     trap 'rm -rf "$COMPILER_FOLDER"' EXIT
     ln -s "$PWD/tools/mmcv_cxx.sh" "$COMPILER_FOLDER/${compiler##*/}"
     env $environment CXX="$COMPILER_FOLDER/${compiler##*/}" MMCV_CXX="$compiler" MMCV_PCH="$COMPILER_FOLDER" \
-        $INSTALL --no-deps "$@" "$(grep '^onedl-mmcv==' $CONSTRAINTS)" ||
+        $INSTALL --no-deps "$@" "$(grep -E '^(onedl-)?mmcv==' $CONSTRAINTS)" ||
         fail 'mmcv does not build here; it needs a C++ compiler and the headers of Python (Debian: apt install g++ python3-dev)'
 }
 
@@ -123,6 +133,7 @@ Run \`make ops\`, which rebuilds them, and then repeat your command."
 }
 
 case "${1:-}" in
+run | dev | docs | ops) check_stack ;;&
 run | dev | ops) use_wheelhouse ;;
 esac
 
@@ -134,18 +145,18 @@ run)
     install_mmcv
     install_torchvision
     say 'installing the rest of the OpenMMLab stack and mmext (about a minute)'
-    $INSTALL --quiet --editable '.[onedl]'
+    $INSTALL --quiet --editable ".[$EXTRA]"
     check_ops
     say 'set up: the next time this takes no time'
     ;;
 dev)
     say 'installing what the tests need (about a minute)'
-    $INSTALL --quiet --editable '.[onedl,dev]'
+    $INSTALL --quiet --editable ".[$EXTRA,$EXTRA-dev,dev]"
     check_ops
     ;;
 docs)
     say 'installing what the pages need (seconds)'
-    $INSTALL --quiet --editable '.[onedl,docs]'
+    $INSTALL --quiet --editable ".[$EXTRA,docs]"
     ;;
 ops)
     [ -f $CONSTRAINTS ] || fail "there is no $VENV yet: run \`make demo\` or \`make test\`"

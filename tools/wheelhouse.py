@@ -112,7 +112,7 @@ def needs_of(source: Path) -> list[str]:
 
 def collect(folder: Path, python: str, platform_name: str, system_torch: bool) -> None:
     """Download everything."""
-    pins = [line for line in (ROOT / 'requirements' / 'constraints.txt').read_text().splitlines() if '==' in line]
+    pins = [line for line in (ROOT / 'requirements' / 'onedl.txt').read_text().splitlines() if '==' in line]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
@@ -145,7 +145,7 @@ def collect(folder: Path, python: str, platform_name: str, system_torch: bool) -
 
         say('downloading wheels (about 300 MB; minutes)')
         torch = [] if system_torch else ['torch', 'torchvision']
-        words = [*requirements('onedl', 'dev'), *torch, *constraints(pins)]
+        words = [*requirements('onedl', 'onedl-dev', 'dev'), *torch, *constraints(pins)]
         download(pip_python, folder, python, platform_name, *words)
         # The system's torch may have been built for numpy 1, which has no wheels for later Pythons. The extra dev is
         # left out, since onedl-mmsegmentation requires numpy 2.

@@ -11,6 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmext.checks import check_at_least, check_positive
+from mmext.compat import is_compiling
 from mmext.registry import TASK_UTILS
 
 # mmdet's constants: the cost added outside a box or its center region, what is added to an IoU before its logarithm,
@@ -78,7 +79,7 @@ def yolox_scores(cls_logits: Tensor, objectness: Tensor) -> Tensor:
 def sigmoid_of_levels(levels: Sequence[Tensor]) -> Tensor:
     """The sigmoid of the levels (B, C, ...), concatenated to (B, C, A), in float32."""
     levels = [level.flatten(2) for level in levels]
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return torch.cat(levels, 2).float().sigmoid()
     sizes = [level.shape[2] for level in levels]
     result = levels[0].new_empty(*levels[0].shape[:2], sum(sizes), dtype=torch.float32)

@@ -24,15 +24,12 @@ from mmengine.runner import (
     get_torchvision_models,
 )
 from mmengine.runner.checkpoint import _get_mmengine_home, _process_mmcls_checkpoint
-from mmengine.utils import digit_version
 from torch import _weights_only_unpickler
 
+from mmext.compat import HAS_SAFE_LOADING
 from mmext.errors import MissingFileError, UserError
 
 from .types import ALLOWED, Array, resolve
-
-# Before 2.7 torch's own `weights_only` cannot be told to take one object for another.
-WEIGHTS_ONLY = digit_version(torch.__version__) >= digit_version('2.7.0')
 
 REMEDY = 'If you trust whoever made the file, and the way that it came to you, load it with --trust-checkpoint'
 
@@ -118,7 +115,7 @@ def _check_container(file: BinaryIO) -> None:
 def _load(file: BinaryIO, map_location: object, trust: bool) -> object:
     if trust:
         return torch.load(file, map_location=map_location, weights_only=False)
-    if WEIGHTS_ONLY:
+    if HAS_SAFE_LOADING:
         with torch.serialization.safe_globals([(value, name) for name, value in ALLOWED.items()]):
             return resolve(torch.load(file, map_location=map_location, weights_only=True))
     return resolve(torch.load(file, map_location=map_location, pickle_module=_PICKLE, weights_only=False))

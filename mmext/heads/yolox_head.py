@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmext.assigners import BatchSimOTAAssigner
 from mmext.assigners.sim_ota import yolox_scores
 from mmext.checks import check_choice
+from mmext.compat import recompile_limit
 from mmext.errors import UserError
 from mmext.losses import SoftmaxFocalLoss
 from mmext.losses.base import ElementwiseLoss
@@ -510,7 +511,7 @@ def _compiled_losses() -> Callable[..., dict[str, Tensor]]:
     """`_batch_losses`, compiled to one graph for each input size and bucket of boxes."""
     # The default limit of recompilations is too low.
     compiled = torch.compile(YOLOXHead._batch_losses, fullgraph=True, dynamic=False)
-    return torch._dynamo.config.patch(recompile_limit=256)(compiled)
+    return torch._dynamo.config.patch(recompile_limit(256))(compiled)
 
 
 def _neutral_boxes(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmext.checks import check_at_least, check_choice, check_tensors, checked_divisor
+from mmext.compat import is_compiling
 
 from .blockwise import blockwise_sum
 from .numerics import inverse_sigmoid
@@ -143,7 +144,7 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
 
     def _check_caller(self) -> None:
         """Warn once if the head divides a mean again; one look at the stack, in the first call alone."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return
         self._caller_checked = True
         frame = sys._getframe(2)
@@ -227,7 +228,7 @@ class SigmoidLoss(ElementwiseLoss):
         return self.of_logits(inverse_sigmoid(pred) if self.activated else pred, target)
 
     def weighted_sum(self, pred: Tensor, target: Target, weight: Tensor | None) -> Tensor:
-        if torch.compiler.is_compiling() or (weight is not None and weight.requires_grad):
+        if is_compiling() or (weight is not None and weight.requires_grad):
             return super().weighted_sum(pred, target, weight)
         if weight is not None:
             shape = self.shape_of_loss(pred)

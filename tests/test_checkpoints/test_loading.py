@@ -25,9 +25,9 @@ BUFFER = [0.5, 0.25, 0.125]
 @pytest.fixture(params=[True, False], ids=['weights_only', 'unpickler'])
 def weights_only(request, monkeypatch):
     """Both ways to load: torch's own, and the unpickler for torch before 2.7."""
-    if request.param and not loading.WEIGHTS_ONLY:
+    if request.param and not loading.HAS_SAFE_LOADING:
         pytest.skip('needs torch 2.7')
-    monkeypatch.setattr(loading, 'WEIGHTS_ONLY', request.param)
+    monkeypatch.setattr(loading, 'HAS_SAFE_LOADING', request.param)
 
 
 @pytest.fixture

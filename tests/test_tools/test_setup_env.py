@@ -80,7 +80,7 @@ def test_pip_is_shown_the_wheelhouse_alone(checkout):
     # It has nothing in it: pip must miss its first package there, and look nowhere else.
     describe(checkout, platform_name=f'manylinux_2_5_{platform.machine()}')
     (checkout / 'requirements').mkdir()
-    (checkout / 'requirements' / 'constraints.txt').write_text('')
+    (checkout / 'requirements' / 'onedl.txt').write_text('')
     # With the pip of these tests: to install one takes long.
     venv.create(checkout / '.venv', symlinks=True)
     (site,) = checkout.glob('.venv/lib/python*/site-packages')
@@ -99,7 +99,7 @@ def test_pip_is_shown_the_wheelhouse_alone(checkout):
 def test_a_system_torch_that_is_too_old_is_refused_and_not_replaced(checkout, tmp_path, version, passes):
     (checkout / 'setup.cfg').write_bytes((ROOT / 'setup.cfg').read_bytes())
     (checkout / 'requirements').mkdir()
-    (checkout / 'requirements' / 'constraints.txt').write_text('torch==2.13.0\n')
+    (checkout / 'requirements' / 'onedl.txt').write_text('torch==2.13.0\n')
     venv.create(checkout / '.venv', symlinks=True)
     (tmp_path / 'torch.py').write_text(f'__version__ = {version!r}\n')
     # Without pip the set-up fails at the first installation, after this check.
