@@ -215,7 +215,7 @@ def named(ids: Sequence[Hashable], name: str, by: str = 'with id') -> str:
     return f'{len(ids):,} {singular if len(ids) == 1 else name} ({by} {shown}{more})'
 
 
-def record_findings(records: Records, evaluated: bool = False) -> list[Finding]:
+def record_findings(records: Records, evaluated: bool) -> list[Finding]:
     """Check the well-formed records of a file against each other.
 
     Args:

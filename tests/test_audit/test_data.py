@@ -183,33 +183,33 @@ def test_faults_of_the_test_data_alone_are_warnings(data):
     assert {each.level for each in data_findings(data.write())} == {'warning'}
 
 
+def wrap(inner, outer, *leaves):
+    """As YOLOX's configs wrap their data, with these steps in the pipelines of the data sets and of the wrapper."""
+    first, *others = (dict(leaf, pipeline=inner) for leaf in leaves)
+    balanced = [dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=leaf) for leaf in others]
+    both = dict(type='ConcatDataset', datasets=[first, *balanced])
+    repeated = dict(type='RepeatDataset', times=2, dataset=both)
+    return dict(type='mmdet.MultiImageMixDataset', pipeline=outer, dataset=repeated)
+
+
 def test_looks_below_wrappers(data):
     leaf = data.config.train_dataloader.dataset
-    load, steps = leaf.pipeline[:1], leaf.pipeline[1:]
-    bad = dict(leaf, ann_file='nowhere.json', pipeline=load)
-    data.config.train_dataloader.dataset = dict(
-        type='mmdet.MultiImageMixDataset',
-        pipeline=steps,
-        dataset=dict(
-            type='RepeatDataset',
-            times=2,
-            dataset=dict(
-                type='ConcatDataset',
-                datasets=[
-                    dict(leaf, pipeline=load),
-                    dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=bad),
-                ],
-            ),
-        ),
-    )
+    steps = leaf.pipeline
+    data.config.train_dataloader.dataset = wrap(steps[:2], steps[2:], leaf, dict(leaf, ann_file='nowhere.json'))
     (finding,) = data_findings(data.write())
     assert finding.key == f'{data.folder}/nowhere.json'
-    # LoadAnnotations is in the pipeline of the wrapper.
-    data.config.train_dataloader.dataset.pipeline = steps[1:]
-    bad['ann_file'] = 'train.json'
-    keys = [each.key for each in data_findings(data.write()) if 'LoadAnnotations' in each.message]
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_boxes_may_be_loaded_below_a_wrapper_or_by_it(count, data):
+    leaf = data.config.train_dataloader.dataset
+    steps = leaf.pipeline
+    data.config.train_dataloader.dataset = wrap(steps[:count], steps[count:], leaf)
+    assert data_findings(data.write()) == []
+    data.config.train_dataloader.dataset = wrap(steps[:1], steps[2:], leaf, leaf)
+    keys = [finding.key for finding in data_findings(data.write())]
     place = 'train_dataloader.dataset.dataset.dataset.datasets'
-    assert keys == [f'{place}[0].pipeline']
+    assert keys == [f'{place}[0].pipeline', f'{place}[1].dataset.pipeline']
 
 
 def test_a_transform_of_the_users_may_load_the_boxes(data):
