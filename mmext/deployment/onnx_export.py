@@ -20,6 +20,7 @@ from .publishing import TOLERANCE, Agreement, difference
 
 OPSET = 18
 NEEDED = ('onnx', 'onnxruntime', 'onnxscript')
+METADATA_KEY = 'detector'
 OUTPUTS = ('boxes', 'scores')
 # Batch size, and rows and columns of the last level.
 RANDOM_BATCHES = ((1, 10, 10), (3, 5, 8), (2, 2, 3))
@@ -85,7 +86,7 @@ def export_onnx(inferencer: Inferencer, opset: int = OPSET) -> bytes:
         opset: The version of ONNX's operators.
 
     Returns:
-        The content of the file. Its metadata say what :func:`onnx_metadata` lists.
+        The content of the file. Its metadata have :func:`onnx_metadata` as JSON under the key :data:`METADATA_KEY`.
     """
     import onnx
 
@@ -110,34 +111,31 @@ def export_onnx(inferencer: Inferencer, opset: int = OPSET) -> bytes:
         dynamic_shapes=(shapes,),
     )
     content = program.model_proto
-    onnx.helper.set_model_props(content, onnx_metadata(inferencer, stride))
+    onnx.helper.set_model_props(content, {METADATA_KEY: json.dumps(onnx_metadata(inferencer))})
     return content.SerializeToString()
 
 
-def onnx_metadata(inferencer: Inferencer, stride: int) -> dict[str, str]:
-    """What a user of the file has to know, as text.
+def onnx_metadata(inferencer: Inferencer) -> dict[str, object]:
+    """What a user of the file has to know.
 
     Args:
         inferencer: The detector.
-        stride: The largest stride.
     """
     head = inferencer.model.bbox_head
-    nms = head.test_cfg.get('nms') or {}
     resize = next((step for step in inferencer.cfg.test_dataloader.dataset.pipeline if 'Resize' in step['type']), {})
-    metadata = dict(
+    return dict(
         input='BGR pixels in [0, 255], float32, (batch, 3, height, width)',
-        size_divisor=stride,
-        padding='right and bottom',
-        pad_value=padding_color(inferencer.model),
-        resize_scale=resize.get('scale'),
-        resize_keep_ratio=resize.get('keep_ratio', False),
         boxes='(x1, y1, x2, y2) in pixels of the input, (batch, priors, 4)',
         scores='class probability times objectness, (batch, priors, classes)',
+        resize_scale=resize.get('scale'),
+        resize_keep_ratio=resize.get('keep_ratio', False),
+        padding='right and bottom',
+        pad_value=padding_color(inferencer.model),
+        size_divisor=largest_stride(inferencer.model),
         classes=inferencer.model.dataset_meta['classes'],
         score_threshold=head.test_cfg.score_thr,
-        nms_iou_threshold=nms.get('iou_threshold'),
+        nms_iou_threshold=(head.test_cfg.get('nms') or {}).get('iou_threshold'),
     )
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
 
 
 def padding_color(model: nn.Module) -> list[float]:

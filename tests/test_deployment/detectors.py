@@ -35,15 +35,19 @@ def write_config(folder: Path, root: Path, base: str = SIGMOID, classes: tuple[s
 
 
 def build(config: Config, seed: int = 0) -> torch.nn.Module:
-    """A detector whose random weights give scores all over [0, 1]."""
+    """A detector with random weights whose outputs have a trained one's range: scores all over [0, 1], sane boxes."""
     torch.manual_seed(seed)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        model = MODELS.build(config.model)
+        model = MODELS.build(config.model).eval()
     head = model.bbox_head
     with torch.no_grad():
-        for layer in (*head.multi_level_conv_cls, *head.multi_level_conv_obj):
-            layer.weight.normal_(0, 4)
-    return model.eval()
+        outputs = head(model.extract_feat(torch.rand(2, 3, 96, 96) * 255))
+        layers = head.multi_level_conv_cls, head.multi_level_conv_reg, head.multi_level_conv_obj
+        for kind, levels, deviation in zip(layers, outputs, (3, 0.5, 3)):
+            for layer, level in zip(kind, levels):
+                layer.weight *= deviation / level.std()
+                layer.bias.zero_()
+    return model
 
 
 def write_checkpoint(file: Path, model: torch.nn.Module, classes: tuple[str, ...] | None = CLASSES) -> Path:

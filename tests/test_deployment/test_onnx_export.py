@@ -38,10 +38,11 @@ def test_says_what_it_takes_and_gives(exported):
     }
     assert values['images'][0] == values['boxes'][0] == values['scores'][0] == 'batch'
     assert values['images'][1] == 3 and all(isinstance(side, str) for side in values['images'][2:])
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(metadata['classes']) == list(CLASSES)
-    assert metadata['size_divisor'] == '32' and json.loads(metadata['pad_value']) == [0, 0, 0]
-    assert metadata['score_threshold'] == '0.3' and metadata['nms_iou_threshold'] == '0.65'
+    (entry,) = model.metadata_props
+    metadata = json.loads(entry.value)
+    assert entry.key == 'detector' and metadata['classes'] == list(CLASSES)
+    assert metadata['size_divisor'] == 32 and metadata['pad_value'] == [0, 0, 0]
+    assert metadata['score_threshold'] == 0.3 and metadata['nms_iou_threshold'] == 0.65
 
 
 def test_gives_the_detections_of_torch(exported, shapes):
