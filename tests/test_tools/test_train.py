@@ -288,7 +288,7 @@ class TestWrongConfigsNameTheRemedy:
         options += ['model.bbox_head.in_channels=64', 'model.bbox_head.feat_channels=64']
         options += ['model.bbox_head.loss_obj.type=mmext.FocalLoss']
         message = self.fail(experiment, tmp_path, '--cfg-options', *options)
-        assert "bbox_head.loss_obj has reduction='mean'" in message
+        assert "model.bbox_head.loss_obj.reduction: it is 'mean'" in message
         assert "reduction='sum'" in message
 
 
