@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 from mmengine.config import Config
-from test_comparison.records import CLASSES
+from records import CLASSES
 
 from mmext.audit.advice import advise, choose, command, describe, measured, settings_of
 from mmext.audit.boxes import Boxes
