@@ -173,7 +173,10 @@ def test_a_disk_that_takes_no_more(limit, reason, work_dir):
 
 def test_a_folder_that_cannot_be_written(work_dir):
     assert train(work_dir, out_dir='/proc/none') == 2
-    assert 'mmext: error: cannot save the checkpoint /proc/none/run/epoch_1.pth' in work_dir.with_suffix('.out').read_text()
+    assert (
+        'mmext: error: cannot save the checkpoint /proc/none/run/epoch_1.pth'
+        in work_dir.with_suffix('.out').read_text()
+    )
 
 
 def test_takes_the_arguments_of_mmengines():
