@@ -129,11 +129,13 @@ def records(work_dir):
 
 def test_logs_the_share_of_each_loss(tmp_path):
     """The losses of several layers are one share, and what is no loss has none."""
-    monitored_runner(tmp_path, epochs=1).train()
+    runner = monitored_runner(tmp_path, epochs=1)
+    runner.train()
     first, last = records(tmp_path)
     assert last['share_bbox'] == pytest.approx(3 / last['loss'], abs=1e-3)
     assert last['share_obj'] + last['share_bbox'] == pytest.approx(1, abs=1e-6)
     assert [name for name in first if 'share' in name] == ['share_obj', 'share_bbox']
+    assert len(runner.message_hub.get_scalar('train/accuracy').data[0]) == LENGTH
 
 
 class TestStops:
@@ -243,6 +245,16 @@ class TestCost:
             return counter.syncs.total()
 
         assert syncs('with', True) - syncs('without', False) == 2 * LENGTH / 4
+
+    def test_a_fused_optimizer_under_a_loss_scaler_checks_itself(self):
+        """The scaler calls it with scaled gradients and what it has found."""
+        weight = torch.nn.Parameter(torch.zeros(1))
+        weight.grad = torch.full((1,), math.inf)
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        optimizer.found_inf = torch.ones(1)
+        hook = LossMonitorHook()
+        hook._check_gradients(optimizer)
+        assert hook._bad_gradient() is None
 
     def test_gradients_are_as_they_were(self):
         weight = torch.nn.Parameter(torch.zeros(4))
