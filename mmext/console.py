@@ -6,6 +6,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
+from typing import TextIO
 
 from mmengine.logging import MMLogger
 from termcolor import colored
@@ -60,7 +61,14 @@ def to_file(*words: object, **_: object) -> None:
     MMLogger.get_current_instance().info(' '.join(map(str, words)), extra={'file_only': True})
 
 
-def _log_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Log a warning of Python's: :func:`warnings.showwarning`."""
     idle = issubclass(category, IDLE_KINDS)
     text = f'{category.__name__}: {message} ({filename}:{lineno})'
