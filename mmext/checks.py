@@ -1,5 +1,8 @@
 """Checks of arguments, for losses, heads and assigners. None reads a value of a tensor: a GPU is never waited for."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,7 +52,8 @@ def check_tensors(owner: object, pred: Tensor, **others: object) -> None:
             'use pred.float()'
         )
     for name, value in others.items():
-        for part in value if isinstance(value, (tuple, list)) else [value]:
+        parts: Iterable[Any] = value if isinstance(value, (tuple, list)) else [value]
+        for part in parts:
             _check_is_tensor(owner, name, part)
             if part.is_complex():
                 raise TypeError(f'{name_of(owner)}: {name} must be real, but is {part.dtype}')

@@ -6,7 +6,6 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from typing import TextIO
 
 from mmengine.logging import MMLogger
 from termcolor import colored
@@ -66,8 +65,8 @@ def _log_warning(
     category: type[Warning],
     filename: str,
     lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
+    file: object = None,
+    line: object = None,
 ) -> None:
     """Log a warning of Python's: :func:`warnings.showwarning`."""
     idle = issubclass(category, IDLE_KINDS)
