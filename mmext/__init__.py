@@ -12,7 +12,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import assigners, audit, checkpoints, comparison, datasets, heads, hooks, losses, registry, visualization
+    from . import (
+        assigners,
+        audit,
+        checkpoints,
+        comparison,
+        datasets,
+        deployment,
+        heads,
+        hooks,
+        losses,
+        registry,
+        visualization,
+    )
 
 from mmext.errors import MissingFileError
 
@@ -26,6 +38,7 @@ __all__ = [
     'comparison',
     'config',
     'datasets',
+    'deployment',
     'heads',
     'hooks',
     'losses',

@@ -77,7 +77,9 @@ def test_the_wheel_holds_configs_tools_and_types(wheel):
         assert files
         for folder in ('mmext/.mim', '+mmext'):
             assert {name.removeprefix(f'{folder}/') for name in names if name.startswith(f'{folder}/{link}/')} == files
-    assert {'mmext/py.typed', 'mmext/.mim/model-index.yml', 'mmext/comparison/report.css'} <= names
+    assert {'mmext/py.typed', 'mmext/.mim/model-index.yml'} <= names
+    templates = {name for name in tracked_files() if name.startswith('mmext/') and name.endswith(('.jinja', '.css'))}
+    assert templates and templates <= names
 
 
 def test_the_sdist_holds_all_that_git_tracks(dist):
@@ -129,4 +131,4 @@ def test_submodules_are_attributes():
     with pytest.raises(AttributeError, match="module 'mmext' has no attribute 'loses'"):
         mmext.loses  # noqa: B018
     subpackages = {path.parent.name for path in Path(mmext.__file__).parent.glob('*/__init__.py')}
-    assert subpackages - {'cli'} == set(mmext.__all__) - {'__version__', 'config', 'registry'}
+    assert subpackages - {'cli'} == set(mmext.__all__) - {'CONFIGS', '__version__', 'config', 'registry'}

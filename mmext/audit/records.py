@@ -145,9 +145,9 @@ def read_records(path: str, backend_args: dict | None = None) -> tuple[Records |
     """
     if not path or not exists(path, backend_args=backend_args):
         where = '' if '://' in path or isabs(path) else f' below {getcwd()}'
-        return None, [
-            Finding('error', path or 'ann_file', f'there is no such file{where}', 'Check data_root and ann_file')
-        ]
+        shapes = path.startswith('data/shapes/')
+        remedy = 'Draw the data set with `mmext shapes`' if shapes else 'Check data_root and ann_file'
+        return None, [Finding('error', path or 'ann_file', f'there is no such file{where}', remedy)]
     try:
         # As pycocotools opens it.
         with get_local_path(path, backend_args=backend_args) as local, open(local) as file:

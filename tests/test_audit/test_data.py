@@ -16,6 +16,7 @@ from planted import EVERY, FAULTS, IMAGE_FAULTS, Data, change, evaluate_with, on
 
 from mmext.audit import data_findings, raise_errors
 from mmext.audit.findings import errors
+from mmext.audit.records import read_records
 from mmext.cli import common
 from mmext.cli import train as cli_train
 from mmext.cli.common import read_config
@@ -312,3 +313,14 @@ class TestForReal:
     def test_of_two_ranks_ends_both(self, bad):
         output = self.fail(bad, str(ROOT / 'tools' / 'dist_train.sh'), '{}', '2')
         assert output.count('none of the 8 annotations is a box to train on (crowd: 8)') == 2
+
+
+@pytest.mark.parametrize(
+    'path, remedy',
+    [('data/shapes/annotations/train.json', '`mmext shapes`'), ('data/mine/annotations/train.json', 'Check data_root')],
+)
+def test_the_remedy_for_missing_data(path, remedy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records, (finding,) = read_records(path)
+    assert records is None and finding.key == path
+    assert remedy in finding.remedy
