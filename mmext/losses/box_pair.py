@@ -171,6 +171,14 @@ class BoxPair:
         return (far - near) / 2
 
     @lazy_property
+    def growth(self) -> Tensor:
+        """By how much the target is wider and higher than the prediction, (2, ...).
+
+        Unlike the difference of the sides it is not rounded for boxes that are nearly equal.
+        """
+        return sides(self.edge_offsets)
+
+    @lazy_property
     def squared_distance(self) -> Tensor:
         """Squared center distance, (...)."""
         return self.offset.square().sum(0)
@@ -188,7 +196,7 @@ class BoxPair:
     @lazy_property
     def side_differences(self) -> Tensor:
         """Differences of the widths and of the heights, each over the larger of the two, in [0, 1], (2, ...)."""
-        return self.ratio((self.wh - self.target_wh).abs(), torch.maximum(self.wh, self.target_wh))
+        return self.ratio(self.growth.abs(), torch.maximum(self.wh, self.target_wh))
 
     @lazy_property
     def edge_distance(self) -> Tensor:

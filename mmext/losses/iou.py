@@ -118,7 +118,7 @@ def eiou(pair: BoxPair) -> tuple[Tensor, ...]:
 
     Source: Zhang et al., `EIoU <https://arxiv.org/abs/2101.08158>`_, eq. 6.
     """
-    sides = pair.ratio((pair.wh - pair.target_wh).square(), pair.enclose_wh.square())
+    sides = pair.ratio(pair.growth.square(), pair.enclose_wh.square())
     return pair.distance, *sides
 
 

@@ -40,7 +40,7 @@ def nwd_loss(pred: Tensor, target: Tensor, constant: float = 12.8) -> Tensor:
     check_positive('nwd_loss', constant=constant)
     pair = BoxPair(pred, target)
     # At 0 the norm has the gradient 0, a square root an infinite one.
-    distance = torch.linalg.vector_norm(torch.cat([pair.offset, (pair.wh - pair.target_wh) / 2]), dim=0)
+    distance = torch.linalg.vector_norm(torch.cat([pair.offset, pair.growth / 2]), dim=0)
     return -torch.expm1(-distance / constant)
 
 
