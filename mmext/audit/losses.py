@@ -61,7 +61,7 @@ class LossRow:
     gradient_share: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
     """One call of a loss.
 
@@ -133,7 +133,8 @@ def _measure(model: nn.Module, batch: dict) -> dict[str, dict]:
     boxes = sum(map(len, boxes_of(batch)))
     found = {}
     for name, value in values.items():
-        own = _calls_in(value, calls)
+        slopes = _slopes(value, calls)
+        own = list(slopes)
         key = own[0].key if own else _place(model, name)
         loss = model.get_submodule(key) if key else None
         found[name] = dict(
@@ -144,7 +145,7 @@ def _measure(model: nn.Module, batch: dict) -> dict[str, dict]:
             reduction=getattr(loss, 'reduction', ''),
             weight=float(getattr(loss, 'loss_weight', 1)),
             value=value.item(),
-            gradient=_gradient_norm(value, features),
+            gradient=_gradient_norm(value, slopes, features),
             **_divisors(own, value.item()),
         )
         if found[name]['divisions'] == 0 and boxes < 2:
@@ -164,10 +165,24 @@ def _place(model: nn.Module, name: str) -> str:
     return places[0] if len(places) == 1 else ''
 
 
-def _gradient_norm(value: Tensor, features: Sequence[Tensor]) -> float:
+def _slopes(value: Tensor, calls: Sequence[Call]) -> dict[Call, Tensor]:
+    """The calls of losses that a value depends on, each with the gradient of the value in its output.
+
+    Following the graph is not enough: a head may divide all its losses in one operation, as mmext's YOLOXHead does.
+    """
+    calls = [call for call in calls if call.output.requires_grad]
+    if not calls or not value.requires_grad:
+        return {}
+    slopes = torch.autograd.grad(value, [call.output for call in calls], retain_graph=True, allow_unused=True)
+    return {call: slope for call, slope in zip(calls, slopes) if slope is not None and slope.any()}
+
+
+def _gradient_norm(value: Tensor, slopes: Mapping[Call, Tensor], features: Sequence[Tensor]) -> float:
+    """The norm of a value's gradient in the features, through its own calls alone if it has any."""
     if not value.requires_grad:
         return 0.0
-    gradients = torch.autograd.grad(value, features, retain_graph=True, allow_unused=True)
+    outputs, weights = ([call.output for call in slopes], list(slopes.values())) if slopes else ([value], None)
+    gradients = torch.autograd.grad(outputs, features, weights, retain_graph=True, allow_unused=True)
     norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
     return torch.stack(norms).norm().item() if norms else 0.0
 
@@ -251,22 +266,6 @@ def _yolox_target(model: nn.Module, name: str) -> str | None:
     classes = dict(iou='one-hot x IoU', hard='one-hot', label='label')[getattr(head, 'cls_target', 'iou')]
     objectness = dict(iou='IoU', hard='0 or 1')[getattr(head, 'obj_target', 'hard')]
     return dict(loss_cls=classes, loss_obj=objectness).get(name)
-
-
-def _calls_in(value: Tensor, calls: Sequence[Call]) -> list[Call]:
-    """The calls of losses that a value was computed from, found in its graph."""
-    by_node = {call.output.grad_fn: call for call in calls if call.output.grad_fn is not None}
-    found, seen, nodes = [], set(), [value.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node in by_node:
-            found.append(by_node[node])
-        else:
-            nodes += [child for child, _ in node.next_functions]
-    return found
 
 
 def _divisors(calls: Sequence[Call], value: float) -> dict[str, float | int | None]:

@@ -16,6 +16,8 @@ from os.path import isabs
 import numpy as np
 from mmengine.fileio import exists, get_local_path
 
+from mmext.datasets.missing import how_to_get
+
 from .findings import Finding, Level
 
 # Objects that MMDetection leaves out are an error from this share of the annotations on. Fewer do little harm: COCO
@@ -145,9 +147,7 @@ def read_records(path: str, backend_args: dict | None = None) -> tuple[Records |
     """
     if not path or not exists(path, backend_args=backend_args):
         where = '' if '://' in path or isabs(path) else f' below {getcwd()}'
-        shapes = path.startswith('data/shapes/')
-        remedy = 'Draw the data set with `mmext shapes`' if shapes else 'Check data_root and ann_file'
-        return None, [Finding('error', path or 'ann_file', f'there is no such file{where}', remedy)]
+        return None, [Finding('error', path or 'ann_file', f'there is no such file{where}', how_to_get(path))]
     try:
         # As pycocotools opens it.
         with get_local_path(path, backend_args=backend_args) as local, open(local) as file:

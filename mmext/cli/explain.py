@@ -9,16 +9,9 @@ from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
 
-import mmext
+from mmext.datasets.missing import how_to_get
 from mmext.errors import UserError
 
-# How to make the data sets that shipped configs refer to, by the names of their folders.
-RECIPES = {
-    'shapes': '{tools}/make_shapes.py',
-    'aquarium': '{tools}/prepare_data.py aquarium SOURCE data/aquarium',
-    'hituav': '{tools}/prepare_data.py hituav SOURCE data/hituav',
-    'bccd': '{tools}/voc_to_coco.py SOURCE data/bccd/annotations/train.json --split train',
-}
 # What constructors raise for arguments that they do not accept; mmdet asserts.
 REFUSALS = (AssertionError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError)
 # Functions of mmengine that use what was given later, in training, and the keys that it was given by.
@@ -245,19 +238,4 @@ def _missing_file(error: BaseException, frames: list[FrameType], building: bool)
         return None
     if not name:
         return str(error)
-    return f'there is no file {str(name)!r} below {Path.cwd()}. {data_hint(str(name))}'
-
-
-def data_hint(name: str) -> str:
-    """How to get a file of a data set: the command, for those of the shipped configs."""
-    parts = Path(name).parts
-    data = next((part for part in parts if part in RECIPES), None)
-    if data:
-        # In a checkout; a wheel carries the scripts in the package.
-        tools = Path('tools')
-        if not (tools / 'make_shapes.py').is_file():
-            tools = mmext.CONFIGS.with_name('tools')
-        return f'Make the data set with `python {RECIPES[data].format(tools=tools)}`'
-    if 'coco' in parts:
-        return 'Download COCO with `mim download mmdet --dataset coco2017`, or set data_root to where it is'
-    return 'Set data_root, ann_file and data_prefix to where your data are'
+    return f'there is no file {str(name)!r} below {Path.cwd()}. {how_to_get(str(name))}'

@@ -7,25 +7,24 @@ from pathlib import Path
 
 from mmext.datasets.shapes import draw
 
+from .common import example
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of `mmext shapes`."""
     arguments = argparse.ArgumentParser(
-        description=__doc__,
-        epilog='example: mmext shapes --out data/shapes --train 800 --val 200',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=__doc__, **example('mmext shapes', 'mmext shapes --out data/more --train 2000 --size 256')
     )
-    arguments.add_argument(
-        '--out', type=Path, default=Path('data/shapes'), metavar='FOLDER', help='folder of the data set'
-    )
-    arguments.add_argument('--train', type=at_least(1), default=800, metavar='N', help='number of training images')
-    arguments.add_argument('--val', type=at_least(1), default=200, metavar='N', help='number of validation images')
-    arguments.add_argument(
-        '--size', type=at_least(64), default=128, metavar='PX', help='width and height of an image, 64 or more'
-    )
-    arguments.add_argument(
-        '--seed', type=at_least(0), default=0, metavar='SEED', help='the same seed gives the same data set'
-    )
+    options: dict[str, tuple[Callable[[str], object], object, str, str]] = {
+        '--out': (Path, 'data/shapes', 'FOLDER', 'folder of the data set'),
+        '--train': (at_least(1), 800, 'N', 'number of training images'),
+        '--val': (at_least(1), 200, 'N', 'number of validation images'),
+        '--size': (at_least(64), 128, 'PX', 'width and height of an image, 64 or more'),
+        '--seed': (at_least(0), 0, 'SEED', 'the same seed gives the same data set'),
+    }
+    for name, (kind, default, metavar, text) in options.items():
+        text += ' (default: %(default)s)'
+        arguments.add_argument(name, type=kind, default=default, metavar=metavar, help=text)
     return arguments.parse_args(argv)
 
 

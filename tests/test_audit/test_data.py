@@ -317,7 +317,7 @@ class TestForReal:
 
 @pytest.mark.parametrize(
     'path, remedy',
-    [('data/shapes/annotations/train.json', '`mmext shapes`'), ('data/mine/annotations/train.json', 'Check data_root')],
+    [('data/shapes/annotations/train.json', '`mmext shapes`'), ('data/mine/annotations/train.json', 'Set data_root')],
 )
 def test_the_remedy_for_missing_data(path, remedy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -58,7 +58,7 @@ class TestList:
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == 'mmext::yolox/yolox_nano_cls-focal_1xb8-60e_bccd.py'
         assert lines[1].startswith('    Focal loss for the classes')
-        assert all('bccd' in name for name in lines[::2]) and len(lines) == 2 * 6
+        assert all('bccd' in name for name in lines[::2]) and len(lines) >= 2 * 6
         assert main(['list', 'nothing']) == 1
 
     def test_a_pipe_that_is_closed(self):
