@@ -97,5 +97,5 @@ def test_names_the_packages_that_are_missing(exported, monkeypatch):
     with pytest.raises(UserError, match='--onnx needs onnx: pip install onnx'):
         check_exportable(exported[1].model)
     monkeypatch.undo()
-    with pytest.raises(UserError, match='exports YOLOX alone, and this is a Linear'):
+    with pytest.raises(UserError, match='a YOLOX head, but this is a Linear'):
         check_exportable(torch.nn.Linear(1, 1))
