@@ -16,6 +16,9 @@ from mmext.deployment.inference import Inferencer
 from mmext.deployment.onnx_export import check_exportable, check_onnx, dense_predictions, padded, padding_color
 from mmext.errors import UserError
 
+# The export takes 20 s on an idle core.
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope='module')
 def exported(shapes, tmp_path_factory):
