@@ -74,7 +74,7 @@ def check_exportable(model: nn.Module) -> None:
         raise UserError(f'--onnx needs {" and ".join(missing)}: pip install {" ".join(missing)}')
     if not isinstance(getattr(model, 'bbox_head', None), YOLOXHead):
         raise UserError(
-            f'--onnx exports detectors with a YOLOX head, and this is a {type(model).__name__}: use mmdeploy'
+            f'--onnx exports detectors with a YOLOX head, but this is a {type(model).__name__}: mmdeploy exports others'
         )
 
 

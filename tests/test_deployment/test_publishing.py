@@ -113,6 +113,8 @@ def test_holds_what_inference_needs(name, originals, published):
     assert config.test_dataloader.dataset.metainfo.classes == KINDS[name][1]
     own = torch.load(originals[name][1], weights_only=True)['state_dict']
     extra = {'bbox_head.predicts_with_softmax'}
+    if name in ('sigmoid', 'softmax'):
+        assert all(torch.equal(value, own[key]) for key, value in checkpoint['state_dict'].items())
     assert set(checkpoint['state_dict']) ^ set(own) == (extra if name in ('two', 'one') else set())
 
 
@@ -198,6 +200,8 @@ def test_converts_the_other_detectors(name):
         converted = convert_config(config, model, dict(classes=('a',)))
         assert 'mmext' not in converted.pretty_text
         theirs = MODELS.build(converted.model)
+    if 'faster' in name:
+        assert converted.model.roi_head.bbox_head.loss_cls.use_sigmoid is False
     kept = {key for key in model.state_dict() if not is_loss_state(key)}
     assert set(theirs.state_dict()) == kept == set(convert_weights(model.state_dict(), model))
     assert any(is_loss_state(key) for key in model.state_dict()) == ('wise' in name)
