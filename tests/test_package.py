@@ -41,6 +41,10 @@ def test_the_wheel_carries_the_configs(tmp_path):
     }
     assert (site / 'mmext' / '.mim' / 'tools' / 'train.py').is_file()
     assert (site / 'mmext' / '.mim' / 'model-index.yml').is_file()
+    package = ROOT / 'mmext'
+    parts = {path.relative_to(package) for kind in ('jinja', 'css') for path in package.rglob(f'*.{kind}')}
+    assert len(parts) >= 5
+    assert all((site / 'mmext' / part).is_file() for part in parts)
 
 
 def test_the_package_imports_nothing_heavy():
