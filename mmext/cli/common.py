@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, DictAction
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 
-def example(*commands: str) -> dict[str, object]:
+def example(*commands: str) -> dict[str, Any]:
     """Keyword arguments for an ArgumentParser that end its help with examples."""
     lines = '\n'.join(f'  {command}' for command in commands)
     return dict(epilog=f'example:\n{lines}', formatter_class=argparse.RawDescriptionHelpFormatter)

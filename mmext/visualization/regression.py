@@ -254,7 +254,7 @@ def _positions(descents: Mapping[Setting, Descent], points: Tensor) -> Figure:
     norm = LogNorm(max(smallest, 1e-3), max(largest, 2e-3))
     colors = None
     for axes, (setting, descent) in zip(grid.flat, descents.items()):
-        colors = axes.scatter(*points.T, c=descent.final, norm=norm, s=2200 / len(points), cmap='viridis')
+        colors = axes.scatter(*points.T, c=descent.final, norm=norm, s=5500 / len(points), cmap='viridis')
         axes.set(title=setting.variant, aspect='equal')
     for axes in grid.flat[len(descents) :]:
         axes.set_visible(False)

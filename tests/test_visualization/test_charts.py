@@ -44,3 +44,25 @@ def test_line_and_band():
 def test_a_single_seed_has_no_band():
     drawn = chart('', [Series('', 'red', [0, 10], [[0.2, 0.4]])], 'epoch', 'AP')
     assert drawn.lines[0].path and not drawn.lines[0].band
+
+
+def test_a_tight_axis_ends_with_the_data():
+    axis = Axis.around([0, 1560], 40, 340, tight=True)
+    assert (axis.low, axis.high, axis(1560)) == (0, 1560, 340)
+    assert axis.ticks == (0, 500, 1000, 1500)
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'), [(0.008, '0.008'), (12.5, '12.5'), (1500, '1,500'), (20_000, '20k'), (2.5e6, '2.5M')]
+)
+def test_labels_are_short(value, text):
+    assert Axis(0, 1, 0, 1, ()).label(value) == text
+    assert Axis(0, 1, 0, 1, (), signed=True).label(value) == f'+{text}'
+
+
+def test_long_labels_have_room():
+    """A label ends left of the axis; with six points a character it must not reach the axis's title at 15."""
+    drawn = chart('', [Series('', 'red', [0, 10], [[0.008, 0.002]])], 'iteration', 'learning rate', y_values=[0])
+    longest = max(len(drawn.y.label(tick)) for tick in drawn.y.ticks)
+    assert longest == 5
+    assert drawn.x.start - 6 - 6 * longest > 15
