@@ -193,7 +193,7 @@ def commands(page):
 
 def is_command(text):
     """Whether the text is a command of this project, and not a file's name."""
-    return re.match(r'(mmext|make) [a-z-]|(python )?tools/\w+\.(py|sh) |python tools/', text) is not None
+    return re.match(r'(mmext|make) [a-z]|(python )?tools/\w+\.(py|sh) |python tools/', text) is not None
 
 
 COMMANDS_WRITTEN = [(page, words) for page in PAGES for words in commands(page)]
