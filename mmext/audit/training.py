@@ -83,7 +83,7 @@ def _empty_batches(config: Config, sources: Sequence[Source]) -> list[Finding]:
         remedy = 'Lower filter_cfg.min_size, or correct width and height in the annotations'
         return [Finding('error', key, 'filter_cfg leaves no image to train on', remedy)]
     # Not by hasattr: mmcv's descriptors of random methods cannot be read from a class.
-    bases = [base for source in sources for kind, _ in source.pipeline for base in kind.__mro__]
+    bases = [base for source in sources for kind, _ in source.pipeline if kind for base in kind.__mro__]
     mixes = any('get_indexes' in vars(base) for base in bases)
     batch_size = config.train_dataloader.get('batch_size', 1)
     share = (1 - with_box.mean()) ** batch_size

@@ -198,7 +198,11 @@ def _nearest(name: str, kind: str) -> str:
         for each in registry.module_dict:
             scopes.setdefault(each, []).append(registry.scope)
     close = get_close_matches(name.rpartition('.')[2], scopes, n=3)
-    near = [f'{scope}.{each}' for each in close for scope in sorted(scopes[each], reverse=True)][:3]
+    near = [
+        f'{scope}.{each}'
+        for each in close
+        for scope in sorted(scopes[each], key=lambda scope: (scope != 'mmext', scope == 'mmengine'))
+    ][:3]
     if near:
         return f'did you mean {" or ".join(near)}?'
     return 'if it is your own, import its module: custom_imports=dict(imports=["my_module"])'

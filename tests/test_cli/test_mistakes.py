@@ -1,14 +1,17 @@
 """A user's mistake ends in one message and status 2; a defect keeps its traceback."""
 
 import re
+import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 from conftest import ROOT
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import build_from_cfg
+from mmengine.utils import ManagerMixin
 
 import mmext
 from mmext.cli import main as cli
@@ -34,6 +37,23 @@ def config(shapes, tmp_path_factory):
     file = tmp_path_factory.mktemp('mistakes') / 'mine.py'
     file.write_text(CONFIG.format(root=str(shapes)))
     return file
+
+
+@pytest.fixture(autouse=True)
+def forget_the_run():
+    """Take back what a runner leaves in the process, which later tests and their forks would go on with."""
+
+    def kinds(kind):
+        return [kind, *(each for below in kind.__subclasses__() for each in kinds(below))]
+
+    before = {kind: dict(kind._instance_dict) for kind in kinds(ManagerMixin)}
+    handler, show = signal.getsignal(signal.SIGTERM), warnings.showwarning
+    yield
+    for kind in kinds(ManagerMixin):
+        kind._instance_dict.clear()
+        kind._instance_dict.update(before.get(kind, {}))
+    signal.signal(signal.SIGTERM, handler)
+    warnings.showwarning = show
 
 
 HEAD = 'model.bbox_head'
