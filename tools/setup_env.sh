@@ -133,12 +133,12 @@ Run \`make ops\`, which rebuilds them, and then repeat your command."
 }
 
 case "${1:-}" in
-run | dev | docs | ops) check_stack ;;&
 run | dev | ops) use_wheelhouse ;;
 esac
 
 case "${1:-}" in
 run)
+    check_stack
     make_venv
     [ -z "$WHEELHOUSE" ] || echo "$WHEELHOUSE" > $VENV/wheelhouse
     install_torch

@@ -252,7 +252,7 @@ def test_platforms_go_back_to_the_oldest():
 
 
 def test_the_extras_name_every_source():
-    assert set(wheelhouse.SOURCES) <= set(map(wheelhouse.name_of, wheelhouse.extras('onedl', 'dev')))
+    assert set(wheelhouse.SOURCES) <= set(map(wheelhouse.name_of, wheelhouse.extras('onedl', 'onedl-dev', 'dev')))
 
 
 def make_wheel(folder: Path, name: str, *requirements: str, tag: str = 'py3-none-any') -> None:
