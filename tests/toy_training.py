@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import HistoryBuffer, MessageHub
@@ -125,6 +126,8 @@ def in_a_process(function: Callable[[], None], output: Path, prepare: Callable[[
 
     def call():
         sys.stdout = sys.stderr = open(output, 'a', buffering=1)  # noqa: SIM115
+        # mmengine keeps visualizers by their names in a process; those of earlier tests store in other folders.
+        DetLocalVisualizer._instance_dict.clear()
         if prepare:
             prepare()
         with one_message('the work dir'):

@@ -47,8 +47,9 @@ class Inferencer(DetInferencer):
             )
         self.source_config = config
         config = deepcopy(config)
-        # Pictures are returned, not stored by the visualizer.
-        config.visualizer.vis_backends = None
+        # Pictures are returned, not stored by the visualizer. mmengine keeps visualizers by their names in a process:
+        # under the name in the config, a training that follows would get this one, and store no curves.
+        config.visualizer.update(vis_backends=None, name=f'{type(self).__name__}-{id(self)}')
         self.checkpoint = checkpoint
         super().__init__(config, checkpoint, device, show_progress=False)
         try:

@@ -67,7 +67,7 @@ SETTINGS = [
     (f'{HEAD}.loss_obj.type=MALoss', f'{HEAD}.loss_obj (MALoss)', 'did you mean mmext.MALoss'),
     ('custom_hooks.0.type=EMAHok', 'custom_hooks[0] (EMAHok)', 'mmengine.EMAHook'),
     ('optim_wrapper.optimizer.type=SDG', 'optim_wrapper.optimizer (SDG)', 'did you mean mmengine.SGD'),
-    (f'{DATA}.pipeline.2.type=Resiz', f'{DATA}.pipeline[2] (Resiz)', 'mmdet.Resize?'),
+    (f'{DATA}.pipeline.2.type=Resiz', f'{DATA}.pipeline[2] (Resiz)', 'mmdet.Resize'),
     (f'{HEAD}.loss_obj.type=mmext.FocalLos', 'did you mean mmext.FocalLoss?'),
     (f'{HEAD}.loss_cls=None', f'{HEAD}', 'should be a dict'),
     # An argument that the class does not take; mmext's class of the same name does.
