@@ -1,4 +1,4 @@
-# docker build -t mmext . && docker run --rm -v "$PWD/data:/work/data" -v "$PWD/work_dirs:/work/work_dirs" mmext train CONFIG
+# docker build -t mmext . && docker run --rm -v "$PWD/data:/workspace/data" -v "$PWD/work_dirs:/workspace/work_dirs" mmext train CONFIG
 # Add --gpus all for GPUs, and --shm-size 8g for data loading workers.
 FROM python:3.11-slim-bookworm
 
@@ -15,6 +15,6 @@ COPY . .
 RUN PIP_NO_CACHE_DIR=1 make .venv/.run
 ENV PATH=/opt/mmext/.venv/bin:$PATH
 
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["mmext"]
 CMD ["--help"]

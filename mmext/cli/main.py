@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from mmext import __version__
+from mmext.errors import UserError
 
 COMMANDS = {
     'train': 'train and evaluate a detector',
@@ -76,6 +77,9 @@ def run(command: Callable[[], int | None], traceback: bool = False) -> int:
         message = explain(error)
         if traceback or message is None:
             raise
+        if not isinstance(error, UserError):
+            # Raised by other code while it built what the config says: most likely, but not surely, a mistake there.
+            message += ' (--traceback shows where it was raised)'
         write_to_log(message)
         print(f'mmext: error: {message}', file=sys.stderr)
         return MISTAKE

@@ -109,6 +109,12 @@ def test_draws_boxes_within_the_image(files, shapes):
     assert prediction.pred_instances.bboxes[0, 0] == -1e9
 
 
+def test_leaves_the_name_of_the_visualizer_to_trainings(files):
+    """mmengine would give a training in the same process the inferencer's, which stores nothing."""
+    inferencer = load(*files)
+    assert inferencer.visualizer.instance_name != inferencer.source_config.visualizer.name
+
+
 def test_refuses_a_checkpoint_that_does_not_fit(files, shapes, tmp_path):
     """mmdet would load the rest, and predict with random class layers."""
     other = write_config(tmp_path, shapes, classes=CLASSES[:2])
