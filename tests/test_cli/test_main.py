@@ -63,8 +63,8 @@ class TestList:
 
     def test_a_pipe_that_is_closed(self):
         """As `mmext list | head -1` closes it."""
-        command = f'"{sys.executable}" -c "import sys; from mmext.cli.main import main; sys.exit(main([\'list\']))"'
-        result = subprocess.run(
-            f'{command} | head -1', shell=True, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert result.stdout.count('\n') == 1 and 'Error' not in result.stderr
+        command = [sys.executable, '-m', 'mmext', 'list']
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline()
+            process.stdout.close()
+            assert 'Error' not in process.stderr.read()

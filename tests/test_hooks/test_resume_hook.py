@@ -190,7 +190,7 @@ class TestSeededData:
         assert type(dataset) is ToyNumbers and dataset[1]['inputs'].shape == (4,)
 
     def test_indices_travel_to_workers(self):
-        index = pickle.loads(pickle.dumps(Index.of(3, 1, 2)))
+        index = pickle.loads(pickle.dumps(Index.of(3, 1, 2)))  # noqa: S301
         assert index == 3 and index.seeds == (1, 2)
 
 

@@ -257,7 +257,7 @@ class TestDividedTwice:
 
     def test_a_caller_without_a_module(self):
         loss = FocalLoss()
-        exec('loss(*inputs)', {'loss': loss, 'inputs': (torch.zeros(1, 1), torch.zeros(1, 1))})
+        exec('loss(*inputs)', {'loss': loss, 'inputs': (torch.zeros(1, 1), torch.zeros(1, 1))})  # noqa: S102
 
     @pytest.mark.parametrize(
         ('kind', 'reduction'), [('YOLOXHead', 'sum'), ('mmext.YOLOXHead', 'sum'), ('mmext.YOLOXHead', 'mean')]

@@ -136,7 +136,7 @@ def test_mmcv_is_built_through_the_wrapper(checkout, compiler):
 
 
 needs_gcc = pytest.mark.skipif(
-    b'gcc version' not in subprocess.run('c++ -v 2>&1', shell=True, capture_output=True, check=False).stdout,
+    b'gcc version' not in subprocess.run(['c++', '-v'], capture_output=True, check=False).stderr,
     reason='only gcc takes precompiled headers',
 )
 

@@ -212,3 +212,18 @@ def test_broken_xml(root, old, new, message, capsys):
     path = root / 'Annotations' / 'c.xml'
     path.write_text(path.read_text().replace(old, new))
     assert message in fail(root, capsys)
+
+
+def test_entities_that_expand_without_end(root, capsys):
+    entities = '\n'.join(f'<!ENTITY e{i + 1} "{f"&e{i};" * 10}">' for i in range(12))
+    xml = f'<!DOCTYPE annotation [<!ENTITY e0 "{"x" * 100}">{entities}]><annotation>&e12;</annotation>'
+    (root / 'Annotations' / 'c.xml').write_text(xml)
+    assert 'c.xml is not valid xml (limit on input amplification factor' in fail(root, capsys)
+
+
+def test_entities_that_name_a_file(root, capsys, tmp_path):
+    (tmp_path / 'secret').write_text('secret')
+    path = root / 'Annotations' / 'c.xml'
+    xml = path.read_text().replace('<name>Platelets', '<name>&file;')
+    path.write_text(f'<!DOCTYPE annotation [<!ENTITY file SYSTEM "file://{tmp_path}/secret">]>{xml}')
+    assert 'c.xml is not valid xml (undefined entity &file;' in fail(root, capsys)
