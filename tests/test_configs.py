@@ -26,8 +26,8 @@ CONFIGS = sorted((ROOT / 'configs' / 'yolox').glob('*.py'))
 ROOTS = {
     'coco': 'yolox_s_8xb8-300e_coco',
     'bccd': 'yolox_nano_1xb8-60e_bccd',
-    'aquarium': 'yolox_nano_1xb8-30e_aquarium',
-    'hituav': 'yolox_nano_1xb8-30e_hituav',
+    'aquarium': 'yolox_nano_1xb8-60e_aquarium',
+    'hituav': 'yolox_nano_1xb8-60e_hituav',
     'shapes': 'yolox_nano_1xb8-9e_shapes',
 }
 # The recommendation for shapes on a longer schedule.

@@ -1,5 +1,5 @@
 # The recommendation's class and box losses, and varifocal loss for an objectness whose target is the IoU.
-_base_ = './yolox_nano_recommended_1xb8-30e_aquarium.py'
+_base_ = './yolox_nano_recommended_1xb8-60e_hituav.py'
 model = dict(
     bbox_head=dict(
         obj_target='iou',

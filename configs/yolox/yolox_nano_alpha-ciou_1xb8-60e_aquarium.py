@@ -1,5 +1,5 @@
 # Alpha-CIoU for the boxes, with the power 3 of the paper.
-_base_ = './yolox_nano_1xb8-30e_hituav.py'
+_base_ = './yolox_nano_1xb8-60e_aquarium.py'
 model = dict(
     bbox_head=dict(
         loss_bbox=dict(

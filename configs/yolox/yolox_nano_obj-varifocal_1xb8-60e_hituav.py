@@ -1,5 +1,5 @@
 # Varifocal loss for the objectness: down-weights easy negatives, not positives.
-_base_ = './yolox_nano_1xb8-30e_aquarium.py'
+_base_ = './yolox_nano_1xb8-60e_hituav.py'
 model = dict(
     bbox_head=dict(
         loss_obj=dict(

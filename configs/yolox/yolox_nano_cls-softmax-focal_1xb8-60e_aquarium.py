@@ -1,5 +1,5 @@
 # Softmax focal loss for the classes, with weights of 1 / sqrt(share of the class), scaled to 1 on average.
-_base_ = './yolox_nano_1xb8-30e_aquarium.py'
+_base_ = './yolox_nano_1xb8-60e_aquarium.py'
 model = dict(
     bbox_head=dict(
         cls_target='label',

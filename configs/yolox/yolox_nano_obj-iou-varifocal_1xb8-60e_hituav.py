@@ -1,5 +1,5 @@
 # Varifocal loss for the objectness, with IoU targets; the class targets are hard, since the IoU would count twice.
-_base_ = './yolox_nano_1xb8-30e_hituav.py'
+_base_ = './yolox_nano_1xb8-60e_hituav.py'
 model = dict(
     bbox_head=dict(
         obj_target='iou',

@@ -1,5 +1,5 @@
 # Focal loss for the objectness: down-weights the easy background.
-_base_ = './yolox_nano_1xb8-30e_aquarium.py'
+_base_ = './yolox_nano_1xb8-60e_aquarium.py'
 model = dict(
     bbox_head=dict(
         loss_obj=dict(
