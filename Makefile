@@ -18,11 +18,11 @@ export MAX_JOBS ?= $(shell nproc)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 CONSTRAINTS := requirements/$(STACK).txt
-SETTINGS := Makefile setup.cfg pyproject.toml tools/setup_env.sh $(CONSTRAINTS)
+SETTINGS := Makefile setup.cfg pyproject.toml tools/setup_env.sh $(CONSTRAINTS) $(wildcard requirements/$(STACK).*.lock)
 TARGET = $(strip $(TARGET_PYTHON:%=--python %) $(TARGET_PLATFORM:%=--platform %) $(if $(SYSTEM_TORCH),--system-torch))
 DEMO_CONFIG := configs/yolox/yolox_nano_recommended_1xb8-15e_shapes.py
 
-.PHONY: help demo test test-slow bench lint docs ops wheelhouse install-offline clean
+.PHONY: help demo test test-slow bench lint docs lock vulnerabilities ops wheelhouse install-offline clean
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -50,6 +50,12 @@ docs: $(VENV)/.docs  ## draw tables and curves, and build the pages: docs/_build
 	$(BIN)/python tools/simulate_regression.py --points 60 --out docs/_generated
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
+lock: $(VENV)/.dev $(VENV)/.docs $(VENV)/.maintain  ## pin all packages anew, with their hashes, and list their licenses
+	$(BIN)/python tools/lock.py
+
+vulnerabilities: $(VENV)/.maintain  ## ask for known vulnerabilities of the locked packages; needs a network
+	for lock in requirements/*.lock; do $(BIN)/pip-audit --disable-pip --require-hashes --strict --requirement $$lock; done
+
 ops:  ## rebuild mmcv's operators, bypassing pip's cache: the remedy for a broken set-up
 	tools/setup_env.sh ops
 
@@ -72,4 +78,8 @@ $(VENV)/.dev: $(VENV)/.run
 
 $(VENV)/.docs: $(VENV)/.run
 	tools/setup_env.sh docs
+	touch $@
+
+$(VENV)/.maintain: $(VENV)/.run
+	tools/setup_env.sh maintain
 	touch $@

@@ -3,8 +3,10 @@
 #   setup_env.sh run    what training needs: torch, the OpenMMLab stack with mmcv's operators, mmext
 #   setup_env.sh dev    and what the tests and the lint need
 #   setup_env.sh docs   and what the pages need
+#   setup_env.sh maintain   and what `make lock` and `make vulnerabilities` need
 #   setup_env.sh ops    rebuild mmcv's operators, bypassing pip's cache
 # STACK=name: the versions of requirements/NAME.txt, in .venv-NAME; without it those of requirements/onedl.txt, in .venv.
+# Where requirements/ has a lock of the stack, pip checks the hash of each package but torch.
 # WHEELHOUSE=folder: run, dev and ops from that folder alone (see tools/wheelhouse.py); .venv remembers it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +17,8 @@ EXTRA=${STACK%%-*}
 VENV=.venv
 [ "$STACK" = onedl ] || VENV=.venv-$STACK
 CONSTRAINTS=$VENV/constraints.txt
+# Source distributions whose set-up imports torch.
+BUILT_WITH_TORCH="onedl-mmcv onedl-mmdetection"
 PIP="$VENV/bin/python -m pip --disable-pip-version-check"
 INSTALL="$PIP install --no-build-isolation --constraint $CONSTRAINTS"
 
@@ -66,12 +70,40 @@ make_venv() {
     "$PYTHON" -m venv $VENV
 }
 
+# The lock is for Python 3.11 and later. The system's torch may need another numpy, and a wheelhouse has files of its own.
+choose_lock() {
+    rm -f $VENV/locked
+    [ -z "${SYSTEM_TORCH:-}$WHEELHOUSE" ] && [ -f "requirements/$STACK.run.lock" ] || return 0
+    $VENV/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || return 0
+    touch $VENV/locked
+}
+
+# locked LAYER NAME...     what the lock of a layer says of these packages
+# locked LAYER -v NAME...  and of all others
+locked() {
+    local layer=$1 others=0
+    shift
+    [ "${1:-}" != -v ] || { others=1 && shift; }
+    awk -v names=" $* " -v others=$others \
+        '/^[^ ]/ {split($0, words, "=="); on = (index(names, " " words[1] " ") > 0) != others} on' "requirements/$STACK.$layer.lock"
+}
+
+install_locked() {
+    $PIP install --quiet --no-deps --no-build-isolation --require-hashes --requirement <(locked "$@")
+}
+
+# torch comes last, so that the lock decides on what it needs.
 install_torch() {
     cp "requirements/$STACK.txt" $CONSTRAINTS
+    choose_lock
     if [ -n "${SYSTEM_TORCH:-}" ]; then
         share_system_torch
     else
-        say "installing torch (seconds to minutes)"
+        say "installing torch and the locked packages (a minute or more)"
+    fi
+    if [ -f $VENV/locked ]; then
+        install_locked run setuptools wheel ninja psutil
+        install_locked run -v $BUILT_WITH_TORCH
     fi
     $INSTALL --quiet torch numpy setuptools wheel ninja psutil
 }
@@ -115,8 +147,13 @@ install_mmcv() {
     COMPILER_FOLDER=$(mktemp -d)
     trap 'rm -rf "$COMPILER_FOLDER"' EXIT
     ln -s "$PWD/tools/mmcv_cxx.sh" "$COMPILER_FOLDER/${compiler##*/}"
+    local mmcv=("$(grep -E '^(onedl-)?mmcv==' $CONSTRAINTS)")
+    if [ -f $VENV/locked ]; then
+        locked run onedl-mmcv > "$COMPILER_FOLDER/mmcv.lock"
+        mmcv=(--require-hashes --requirement "$COMPILER_FOLDER/mmcv.lock")
+    fi
     env $environment CXX="$COMPILER_FOLDER/${compiler##*/}" MMCV_CXX="$compiler" MMCV_PCH="$COMPILER_FOLDER" \
-        $INSTALL --no-deps "$@" "$(grep -E '^(onedl-)?mmcv==' $CONSTRAINTS)" ||
+        $INSTALL --no-deps "$@" "${mmcv[@]}" ||
         fail 'mmcv does not build here; it needs a C++ compiler and the headers of Python (Debian: apt install g++ python3-dev)'
 }
 
@@ -124,6 +161,21 @@ install_torchvision() {
     $VENV/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || return 0
     $VENV/bin/python -c 'import torchvision' 2> /dev/null || $INSTALL --quiet torchvision ||
         say 'no torchvision fits this torch: where mmcv has no operators for the GPU, NMS runs on the CPU'
+}
+
+# mmext with extras: from the lock of a layer where there is one.
+install_mmext() {
+    local layer=$1 extras=$2
+    if [ ! -f $VENV/locked ]; then
+        $INSTALL --quiet --editable ".[$extras]"
+        return
+    fi
+    if [ "$layer" = run ]; then
+        install_locked run onedl-mmdetection
+    else
+        install_locked "$layer" -v
+    fi
+    $INSTALL --quiet --no-deps --editable .
 }
 
 check_ops() {
@@ -145,18 +197,21 @@ run)
     install_mmcv
     install_torchvision
     say 'installing the rest of the OpenMMLab stack and mmext (about a minute)'
-    $INSTALL --quiet --editable ".[$EXTRA]"
+    install_mmext run "$EXTRA"
     check_ops
     say 'set up: the next time this takes no time'
     ;;
 dev)
     say 'installing what the tests need (about a minute)'
-    $INSTALL --quiet --editable ".[$EXTRA,$EXTRA-dev,dev]"
+    install_mmext dev "$EXTRA,$EXTRA-dev,dev"
     check_ops
     ;;
 docs)
     say 'installing what the pages need (seconds)'
-    $INSTALL --quiet --editable ".[$EXTRA,docs]"
+    install_mmext docs "$EXTRA,docs"
+    ;;
+maintain)
+    install_mmext maintain "$EXTRA,maintain"
     ;;
 ops)
     [ -f $CONSTRAINTS ] || fail "there is no $VENV yet: run \`make demo\` or \`make test\`"
