@@ -50,11 +50,14 @@ def statuses(processes: list, folder: Path, seconds: float = LIMIT) -> list[int]
     return [process.exitcode for process in processes]
 
 
-def on_ranks(world_size: int, function: Callable[[int], object], folder: Path, seconds: float = LIMIT) -> list:
-    """What the function returns on each rank of a gloo group."""
+def on_ranks(
+    world_size: int, function: Callable[[int], object], folder: Path, seconds: float = LIMIT, init: bool = True
+) -> list:
+    """What the function returns on each rank of a gloo group, which it makes itself without `init`."""
 
     def work(rank):
-        torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=seconds))
+        if init:
+            torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=seconds))
         torch.save(function(rank), folder / f'{rank}.pth')
         torch.distributed.barrier()
         # Without teardown, in which the threads of gloo abort the process now and then.

@@ -82,5 +82,5 @@ def _length(sized: object) -> int | None:
 @torch.no_grad()
 def checksum(weights: Sequence[Tensor]) -> int:
     """A number that depends on each bit of the weights, whatever the device and the order of its sums."""
-    sums = [weight.reshape(-1).view(torch.uint8).sum(dtype=torch.int64) for weight in weights]
+    sums = [weight.contiguous().reshape(-1).view(torch.uint8).sum(dtype=torch.int64) for weight in weights]
     return sum((index + 1) * value for index, value in enumerate(torch.stack(sums).tolist())) if sums else 0

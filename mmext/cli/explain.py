@@ -20,6 +20,7 @@ LATE = {
     ('mmengine.runner.loops', 'run'): 'train_cfg',
 }
 # What gloo and NCCL raise if another rank has ended, or does not answer.
+COMMUNICATION = re.compile('gloo|nccl|process ?group', re.IGNORECASE)
 LOST = re.compile(r'Connection (closed|reset) by peer|Socket closed|Broken pipe|remote process exited')
 LATE_RANK = re.compile(r'(?i)timed out waiting|pair closure|watchdog.*timeout|wait timeout|timed out after')
 # Messages may hold whole configs.
@@ -88,7 +89,7 @@ def _in_runner(frames: list[FrameType]) -> bool:
 
 def _lost_rank(error: BaseException) -> str | None:
     """The message for an error of the communication between ranks."""
-    if not isinstance(error, RuntimeError) or isinstance(error, NotImplementedError):
+    if not isinstance(error, RuntimeError) or not COMMUNICATION.search(str(error)):
         return None
     if LOST.search(str(error)):
         return 'another rank has ended. The reason is in its own message, or in the report of the launcher'

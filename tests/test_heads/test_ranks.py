@@ -3,7 +3,7 @@
 import copy
 import time
 from functools import partial
-from itertools import cycle
+from itertools import cycle, product
 
 import pytest
 import torch
@@ -38,17 +38,18 @@ def rows():
     objectness = exported(SigmoidLoss)
     classes = [kind for kind in exported(ElementwiseLoss) if kind not in exported(BoxLoss)]
     for box, cls, obj in zip(boxes, cycle(classes), cycle(reversed(objectness))):
-        yield f'{cls}, {box}, {obj}', {
+        arguments = {
             'loss_cls': {'type': f'mmext.{cls}'},
             'loss_bbox': boxes[box],
             'loss_obj': {'type': f'mmext.{obj}'},
-            'cls_target': 'hard' if cls in objectness else 'label',
         }
+        yield f'{cls}, {box}, {obj}', {**arguments, 'cls_target': 'hard' if cls in objectness else 'label'}
 
 
 HEADS = {
     "mmdet's assigner and losses": {'assigner': 'Float32SimOTA'},
     "mmdet's losses": {},
+    "mmext's losses": OWN,
     "mmdet's assigner": {'assigner': 'Float32SimOTA', **OWN},
     'compiled': {'compile': True, **OWN},
     'float64': {'dtype': torch.float64, **OWN},
@@ -88,6 +89,12 @@ def step(model, features, instances, metas):
     return {name: loss.item() for name, loss in losses.items()}, gradients, getattr(model, 'module', model).mean()
 
 
+ALL_BOXES = [name for name in HEADS if name not in ('compiled', *dict(rows()))]
+# The losses differ in what they do with no box at all on a rank. A compilation takes seconds; ranks with 12 boxes and
+# with none have graphs of their own.
+CASES = [*product(ALL_BOXES, BOXES), *((name, 'ranks without boxes') for name in HEADS if name not in ALL_BOXES)]
+
+
 def batch(name, boxes):
     return inputs(HEADS[name].get('dtype', torch.float32), BOXES[boxes])
 
@@ -97,11 +104,10 @@ def steps_of_rank(split, rank):
     torch.compile = partial(torch.compile, backend='aot_eager')
     images = slice(sum(split[:rank]), sum(split[: rank + 1]))
     results = {}
-    for name, arguments in HEADS.items():
-        for boxes in BOXES:
-            features, instances, metas = batch(name, boxes)
-            part = [feature[images] for feature in features], instances[images], metas[images]
-            results[name, boxes] = step(DistributedDataParallel(Trained(BOXES[boxes], **arguments)), *part)
+    for name, boxes in CASES:
+        features, instances, metas = batch(name, boxes)
+        part = [feature[images] for feature in features], instances[images], metas[images]
+        results[name, boxes] = step(DistributedDataParallel(Trained(BOXES[boxes], **HEADS[name])), *part)
     return results
 
 
@@ -117,8 +123,7 @@ def relative(ours, theirs):
     return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30))
 
 
-@pytest.mark.parametrize('boxes', BOXES)
-@pytest.mark.parametrize('name', HEADS)
+@pytest.mark.parametrize(('name', 'boxes'), CASES)
 def test_equals_one_process(name, boxes, ranks):
     """Averaged over the ranks, the losses are those of one process; DDP's gradients are, and WiseFocus's mean is."""
     arguments = {**HEADS[name], 'compile': False}
