@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ import torch
 from conftest import ROOT
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from ranks import on_ranks, start_ranks, statuses
+from mmengine.runner import Runner
+from ranks import LIMIT, on_ranks, start_ranks, statuses
 from toy_training import differences, toy_runner
 
 from mmext.audit.ranks import FACTS, checksum
@@ -131,10 +133,47 @@ class CheckRanks(Hook):
         enforce(check_ranks(runner))
 
 
+class TestARankThatFails:
+    """Here without a launcher, which would end the other rank."""
+
+    def train(self, tmp_path, failure, **options):
+        """The exit statuses, and the output of rank 0, if rank 1 fails in its second iteration."""
+
+        def work(rank):
+            call_hook = Runner.call_hook
+
+            def call(runner, name, **arguments):
+                if rank and name == 'before_train_iter' and runner.iter == 1:
+                    failure()
+                call_hook(runner, name, **arguments)
+
+            Runner.call_hook = call
+            toy_runner(tmp_path / 'run', batch_size=1, **options).train()
+
+        folder = tmp_path / 'ranks'
+        processes = start_ranks(2, work, folder)
+        (first,) = statuses(processes[:1], folder)
+        processes[1].kill()
+        return first, (folder / '0.out').read_text()
+
+    def test_that_ends(self, tmp_path):
+        status, output = self.train(tmp_path, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        assert status == 2 and 'mmext: error: another rank has ended' in output
+        assert 'Traceback' not in output
+
+    def test_that_hangs(self, tmp_path):
+        """The config says how long the others wait for it."""
+        env_cfg = dict(dist_cfg=dict(timeout=5))
+        status, output = self.train(tmp_path, lambda: time.sleep(LIMIT), env_cfg=env_cfg)
+        assert status == 2 and 'mmext: error: another rank did not answer in time' in output
+        assert 'env_cfg.dist_cfg.timeout' in output and 'Traceback' not in output
+
+
 FAILING = """
 import os, signal, time
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class FailOnRank1(Hook):

@@ -84,6 +84,7 @@ def toy_runner(
     model: dict | None = None,
     val: dict | None = None,
     hooks: Sequence[dict] = (),
+    env_cfg: dict | None = None,
     **checkpoint: object,
 ) -> Runner:
     """A runner with mmext's hooks, for three epochs of four iterations, with a validation after each.
@@ -98,6 +99,7 @@ def toy_runner(
         seed: The seed of the training.
         model: Arguments of the model.
         hooks: Further hooks.
+        env_cfg: mmengine's settings of the environment.
         val: Arguments of the data of the validation.
         **checkpoint: Arguments of the checkpoint hook.
     """
@@ -125,6 +127,7 @@ def toy_runner(
             randomness=dict(seed=seed),
             experiment_name=str(work_dir),
             resume=resume,
+            env_cfg=env_cfg or {},
             launcher=os.environ.get('TOY_LAUNCHER', 'none'),
             # None: a scope would stay for the tests that follow.
             default_scope=None,

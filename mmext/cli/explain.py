@@ -38,7 +38,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     error, frames = unwrap(error)
-    if lost := _lost_rank(error):
+    if lost := lost_rank(error):
         return lost
     builds = [frame for frame in frames if _is(frame, 'mmengine.registry.build_functions', 'build_from_cfg')]
     place = _place(builds, frames) if builds else ''
@@ -87,8 +87,12 @@ def _in_runner(frames: list[FrameType]) -> bool:
     )
 
 
-def _lost_rank(error: BaseException) -> str | None:
-    """The message for an error of the communication between ranks."""
+def lost_rank(error: BaseException) -> str | None:
+    """The message for an error that another rank is the reason of; None for any other error.
+
+    Args:
+        error: The error that was caught.
+    """
     if not isinstance(error, RuntimeError) or not COMMUNICATION.search(str(error)):
         return None
     if LOST.search(str(error)):

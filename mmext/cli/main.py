@@ -72,10 +72,11 @@ def run(command: Callable[[], int | None], traceback: bool = False) -> int:
         print('mmext: interrupted', file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        from mmext.cli.explain import explain
+        from mmext.cli.explain import explain, lost_rank
 
         rank = rank_of_launcher()
-        record_for_torchrun(error)
+        if not lost_rank(error):
+            record_for_torchrun(error)
         if rank:
             wait_for_rank_0()
         message = explain(error)
