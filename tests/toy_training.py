@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,25 +30,31 @@ LENGTH = 4
 class ToyNumbers(Dataset):
     """Samples with a random part, as an augmentation has."""
 
+    def __init__(self, length=2 * LENGTH, noise=1.0):
+        self.length = length
+        self.noise = noise
+
     def __len__(self):
-        return 2 * LENGTH
+        return self.length
 
     def __getitem__(self, index):
-        return dict(inputs=index + torch.rand(4))
+        return dict(inputs=index + self.noise * torch.rand(4))
 
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
-    """A layer with a dropout before it."""
+    """A layer with a dropout before it, and on request a batch normalization."""
 
-    def __init__(self):
+    def __init__(self, dropout=0.5, normalize=False):
         super().__init__()
+        self.dropout = dropout
         self.layer = torch.nn.Linear(4, 1)
+        self.norm = torch.nn.BatchNorm1d(4) if normalize else torch.nn.Identity()
         # So that a checkpoint is larger than all other files.
         self.register_buffer('ballast', torch.zeros(100_000))
 
     def forward(self, inputs, mode='tensor'):
-        output = self.layer(torch.nn.functional.dropout(torch.stack(inputs), 0.5))
+        output = self.layer(torch.nn.functional.dropout(self.norm(torch.stack(inputs)), self.dropout))
         return dict(loss=output.square().mean()) if mode == 'loss' else output.tolist()
 
 
@@ -75,6 +81,10 @@ def toy_runner(
     batch_size: int = 2,
     accumulative_counts: int = 1,
     seed: int | None = 3,
+    model: dict | None = None,
+    val: dict | None = None,
+    hooks: Sequence[dict] = (),
+    env_cfg: dict | None = None,
     **checkpoint: object,
 ) -> Runner:
     """A runner with mmext's hooks, for three epochs of four iterations, with a validation after each.
@@ -87,6 +97,10 @@ def toy_runner(
         batch_size: The size of a batch; with 2, an epoch has :data:`LENGTH` iterations.
         accumulative_counts: The number of iterations for a step of the optimizer.
         seed: The seed of the training.
+        model: Arguments of the model.
+        hooks: Further hooks.
+        env_cfg: mmengine's settings of the environment.
+        val: Arguments of the data of the validation.
         **checkpoint: Arguments of the checkpoint hook.
     """
     by_epoch = train_cfg is None or train_cfg['by_epoch']
@@ -95,19 +109,25 @@ def toy_runner(
     config = Config(
         dict(
             work_dir=str(work_dir),
-            model=dict(type='ToyModel'),
+            model=dict(type='ToyModel', **model or {}),
             train_cfg=train_cfg or dict(by_epoch=True, max_epochs=3),
             val_cfg=dict(),
-            val_dataloader=dict(loader, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)),
+            val_dataloader=dict(
+                loader,
+                dataset=dict(type='ToyNumbers', **val or {}),
+                num_workers=0,
+                sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
+            ),
             val_evaluator=dict(type='ToyMetric'),
             optim_wrapper=dict(
                 optimizer=dict(type='SGD', lr=0.01, momentum=0.9), accumulative_counts=accumulative_counts
             ),
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', **{'interval': 1, **checkpoint})),
-            custom_hooks=[dict(type='EMAHook')],
+            custom_hooks=[dict(type='EMAHook', update_buffers=True), *hooks],
             randomness=dict(seed=seed),
             experiment_name=str(work_dir),
             resume=resume,
+            env_cfg=env_cfg or {},
             launcher=os.environ.get('TOY_LAUNCHER', 'none'),
             # None: a scope would stay for the tests that follow.
             default_scope=None,

@@ -4,6 +4,7 @@
 * :mod:`~mmext.audit.data`: are the annotations and images of a config right, and does training get boxes from them?
 * :mod:`~mmext.audit.labels`: do the labels mean the classes that the config names?
 * :mod:`~mmext.audit.recipe`: are YOLOX's hooks there, and are checkpoints safe?
+* :mod:`~mmext.audit.ranks`: do all ranks begin a training alike?
 * :mod:`~mmext.audit.losses`: what does each loss contribute to the training?
 * :mod:`~mmext.audit.keys`: does anything read the keys of the config?
 * :mod:`~mmext.audit.checkpoint`: do the weights of a checkpoint fit the model?
@@ -26,6 +27,7 @@ from .labels import (
     leaves,
     read_categories,
 )
+from .ranks import check_ranks
 from .recipe import check_checkpoints, check_hooks
 from .wiring import check_operators, check_wiring, yolox_head
 
@@ -37,6 +39,7 @@ __all__ = [
     'check_num_classes',
     'check_operators',
     'check_order',
+    'check_ranks',
     'check_wiring',
     'data_findings',
     'enforce',

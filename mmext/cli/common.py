@@ -5,6 +5,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from mmext.errors import UserError
 from .check import check_file, check_stack, check_types
 from .explain import reason
 
+# Seconds that a rank waits for the others over gloo, as over NCCL; gloo's default is 30 minutes.
+TIMEOUT = 600
 # torch and mmengine's runner are imported where they are used: `--help` needs neither.
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -220,9 +223,19 @@ def build_runner(config: Config) -> 'Runner':
     return RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
 
 
+def leave_group() -> None:
+    """Close the connections to the other ranks, if there are any, at the end of a command."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _distribute_over_cpus(config: Config) -> None:
     """Set up gloo; mmengine would choose a CUDA device, whatever the backend."""
     import torch.distributed
 
-    torch.distributed.init_process_group('gloo')
+    settings = config.get('env_cfg', {}).get('dist_cfg', {})
+    timeout = timedelta(seconds=settings.get('timeout', TIMEOUT))
+    torch.distributed.init_process_group('gloo', timeout=timeout)
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)

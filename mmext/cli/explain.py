@@ -19,6 +19,10 @@ LATE = {
     ('mmengine.optim.optimizer.optimizer_wrapper', '_clip_grad'): 'optim_wrapper.clip_grad',
     ('mmengine.runner.loops', 'run'): 'train_cfg',
 }
+# What gloo and NCCL raise if another rank has ended, or does not answer.
+COMMUNICATION = re.compile('gloo|nccl|process ?group', re.IGNORECASE)
+LOST = re.compile(r'Connection (closed|reset) by peer|Socket closed|Broken pipe|remote process exited')
+LATE_RANK = re.compile(r'(?i)timed out waiting|pair closure|watchdog.*timeout|wait timeout|timed out after')
 # Messages may hold whole configs.
 LONGEST = 400
 # PyTorch's data loader puts the traceback of a worker into the message.
@@ -34,6 +38,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     error, frames = unwrap(error)
+    if lost := lost_rank(error):
+        return lost
     builds = [frame for frame in frames if _is(frame, 'mmengine.registry.build_functions', 'build_from_cfg')]
     place = _place(builds, frames) if builds else ''
     if missing := _missing_file(error, frames, bool(builds)):
@@ -79,6 +85,24 @@ def _in_runner(frames: list[FrameType]) -> bool:
     return last.f_globals.get('__name__') == 'mmengine.runner.runner' and (
         name in ('__init__', 'from_cfg') or name.startswith('build_')
     )
+
+
+def lost_rank(error: BaseException) -> str | None:
+    """The message for an error that another rank is the reason of; None for any other error.
+
+    Args:
+        error: The error that was caught.
+    """
+    if not isinstance(error, RuntimeError) or not COMMUNICATION.search(str(error)):
+        return None
+    if LOST.search(str(error)):
+        return 'another rank has ended. The reason is in its own message, or in the report of the launcher'
+    if LATE_RANK.search(str(error)):
+        return (
+            'another rank did not answer in time: it hangs, or takes longer than env_cfg.dist_cfg.timeout allows. Set '
+            f'that number of seconds higher, or look at what the other ranks do. {reason(error)}'
+        )
+    return None
 
 
 # --- where

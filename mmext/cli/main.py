@@ -56,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(command: Callable[[], int | None], traceback: bool = False) -> int:
     """Run a command, and return its exit status.
 
-    A user's mistake prints one message and gives status 2; any other exception is raised. Of several ranks that fail,
-    the first speaks: the others wait until the launcher ends them.
+    A user's mistake prints one message and gives status 2; any other exception is raised. If several ranks fail, only
+    rank 0 reports, since the others wait until the launcher ends them. If another rank fails alone, it reports after
+    that wait, and names itself.
 
     Args:
         command: What to run.
@@ -71,26 +72,44 @@ def run(command: Callable[[], int | None], traceback: bool = False) -> int:
         print('mmext: interrupted', file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        from mmext.cli.explain import explain
+        from mmext.cli.explain import explain, lost_rank
 
-        wait_for_rank_0()
+        rank = rank_of_launcher()
+        if not lost_rank(error):
+            record_for_torchrun(error)
+        if rank:
+            wait_for_rank_0()
         message = explain(error)
         if traceback or message is None:
+            if rank is not None:
+                print(f'mmext: error on rank {rank}: {type(error).__name__}, raised here:', file=sys.stderr)
             raise
         if not isinstance(error, UserError):
             # Raised by other code while it built what the config says: most likely, but not surely, a mistake there.
             message += ' (--traceback shows where it was raised)'
         write_to_log(message)
-        print(f'mmext: error: {message}', file=sys.stderr)
+        place = f' on rank {rank}' if rank else ''
+        print(f'mmext: error{place}: {message}', file=sys.stderr)
         return MISTAKE
 
 
+def rank_of_launcher() -> int | None:
+    """The rank that a launcher gave this process; None without a launcher."""
+    return next((int(os.environ[name]) for name in RANKS if name in os.environ), None)
+
+
+def record_for_torchrun(error: Exception) -> None:
+    """Let torchrun's report of the ranks that failed contain the error; the first one is reported as the cause."""
+    if 'TORCHELASTIC_ERROR_FILE' in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+
+
 def wait_for_rank_0() -> None:
-    """On another rank, wait to be ended by the launcher: rank 0 fails alike, or the launcher lives on."""
-    rank = next((os.environ[name] for name in RANKS if name in os.environ), '0')
-    if rank != '0':
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(SECONDS_FOR_RANK_0)
+    """Wait to be ended by the launcher: rank 0 fails alike, or else waits for this rank."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(SECONDS_FOR_RANK_0)
 
 
 def write_to_log(message: str) -> None:

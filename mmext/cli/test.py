@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmext.errors import UserError
 
 from .check import check_file
-from .common import add_hook, build_runner, load_config, one_message, parser, require
+from .common import add_hook, build_runner, leave_group, load_config, one_message, parser, require
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -91,3 +91,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
         runner.test()
+        leave_group()

@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from mmext.errors import UserError
 
 from .check import check_file
-from .common import add_hook, build_runner, load_config, make_resumable, one_message, parser, require
+from .common import add_hook, build_runner, leave_group, load_config, make_resumable, one_message, parser, require
 
 ADVICE = '`mmext audit CONFIG` lists all findings; --skip-data-checks trains in spite of them.'
 
@@ -107,3 +107,4 @@ def main(argv: Sequence[str] | None = None) -> None:
             if finding.level == 'warning':
                 print_log(str(finding), logger='current', level=logging.WARNING)
         runner.train()
+        leave_group()

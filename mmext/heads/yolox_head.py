@@ -9,6 +9,7 @@ import torch
 from mmdet.models.dense_heads import YOLOXHead as MMDetYOLOXHead
 from mmdet.models.task_modules.assigners import DynamicSoftLabelAssigner
 from mmdet.utils import OptInstanceList, reduce_mean
+from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
@@ -87,6 +88,8 @@ class YOLOXHead(MMDetYOLOXHead):
 
     * The sum of each loss is divided once by the number of positives, averaged over the ranks, whether its reduction
       is `'sum'` or `'mean'`. mmdet divides a `'mean'` a second time, so that it all but vanishes.
+    * With several ranks the batches of all ranks together have at least one positive for the division. In mmdet it is
+      at least one on each rank, so that losses depend on the number of ranks if there are fewer positives than ranks.
     * Boxes are decoded in float32 or wider. In float16 coordinates above 512 px have steps of half a pixel.
     * Gradients stay finite where a prior that is not positive predicts an infinite side. In mmdet they become NaN.
     * With a softmax loss for the classes (`use_sigmoid=False`) assignment and prediction use a softmax. The state dict
@@ -203,8 +206,9 @@ class YOLOXHead(MMDetYOLOXHead):
 
         Returns:
             The scalars `loss_cls`, `loss_bbox` and `loss_obj`, and with `use_l1`, which YOLOX's mode switch sets for
-            the last epochs, `loss_l1`. Each is the weighted sum over the batch, divided by the number of positives,
-            which is averaged over the ranks and at least 1.
+            the last epochs, `loss_l1`. Each is the weighted sum over the batch, divided by the number of positives
+            (at least 1). With R ranks it is the sum over the rank's batch, divided by 1/R of the number of positives of
+            all ranks (at least 1): its mean over the ranks is the loss of one process with the batches of all ranks.
 
         Raises:
             TypeError: For boxes or labels that are no tensors, or labels that are not integers.
@@ -249,8 +253,8 @@ class YOLOXHead(MMDetYOLOXHead):
         with torch.no_grad():
             boxes = decode(corners, offsets)
             positives = assign(priors, (cls_scores, objectness), boxes)
-        # Averaged over the ranks, as in mmdet.
-        num_positive = reduce_mean(positives.mask.sum(dtype=corners.dtype)).clamp(min=1)
+        # The number over all ranks, at least 1, divided by the number of ranks: DDP averages the gradients.
+        num_positive = reduce_mean(positives.mask.sum(dtype=corners.dtype)).clamp(min=1 / get_world_size())
         valid = positives.valid
         offsets, corners, boxes = (positives.gather(each) for each in (offsets, corners, boxes))
 

@@ -14,6 +14,7 @@ from mmext.audit import (
     check_num_classes,
     check_operators,
     check_order,
+    check_ranks,
     check_wiring,
     enforce,
     label_orders,
@@ -36,7 +37,7 @@ class CheckHook(Hook):
         self.trained_classes: tuple[str, ...] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Check the wiring of the model, the label order of all data, the hooks and the number of checkpoints.
+        """Check the wiring of the model, the label order of all data, the hooks, the checkpoints and the ranks.
 
         Raises:
             UserError: See :mod:`mmext.audit`.
@@ -49,6 +50,8 @@ class CheckHook(Hook):
         if runner.val_loop is not None:
             data['val_dataloader.dataset'] = runner.val_dataloader.dataset
         check_data(model, data, runner.cfg.get('test_dataloader'))
+        # Last: a rank that fails before does not answer.
+        enforce(check_ranks(runner))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note the classes that the checkpoint was trained on."""

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmengine.dist import is_main_process
+from mmengine.dist import all_reduce_params, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as BaseCheckpointHook
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
 from mmext.checkpoints import CheckpointError, write_atomically
@@ -30,7 +31,10 @@ class CheckpointHook(BaseCheckpointHook):
     * an old checkpoint, or a best one, is deleted after the new one is there. So for a moment there is one more than
       `max_keep_ckpts`;
     * weights that are not finite are never saved: the last checkpoint stays good;
-    * nothing outside `out_dir` is ever deleted, whatever paths a resumed checkpoint names.
+    * nothing outside `out_dir` is ever deleted, whatever paths a resumed checkpoint names;
+    * with several ranks, the running statistics of batch normalization and other buffers, those of EMAHook too, are
+      averaged over the ranks before a checkpoint and before a validation. mmengine saves rank 0's, so a resumed run
+      differs from one that was not interrupted, and the ranks validate different models.
 
     `mmext train` puts it in the place of mmengine's. Under other tools::
 
@@ -67,6 +71,10 @@ class CheckpointHook(BaseCheckpointHook):
             self.backend_args = dict(backend=ATOMIC)
             if is_main_process():
                 remove_leftovers(self.out_dir)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Let all ranks validate the same model."""
+        average_buffers(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse weights that are not finite, the averaged ones of EMAHook too.
@@ -105,6 +113,7 @@ class CheckpointHook(BaseCheckpointHook):
             self.keep_ckpt_ids.append(step)
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         name = self.filename_tmpl.format(step)
+        average_buffers(runner)
         self._save(runner, name, meta)
         if self.max_keep_ckpts > 0:
             while len(self.keep_ckpt_ids) > self.max_keep_ckpts:
@@ -168,6 +177,13 @@ class CheckpointHook(BaseCheckpointHook):
         elif self.file_backend.isdir(path):
             # deepspeed's checkpoints are folders.
             self.file_backend.rmtree(path)
+
+
+def average_buffers(runner: Runner) -> None:
+    """Average over the ranks the floating-point buffers of the model and of its EMA; all ranks must call it."""
+    averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model')]
+    buffers = [buffer for model in (runner.model, *averages) for buffer in model.buffers()]
+    all_reduce_params([buffer for buffer in buffers if buffer.is_floating_point()], op='mean')
 
 
 @contextmanager

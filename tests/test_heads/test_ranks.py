@@ -1,65 +1,154 @@
-"""YOLOXHead in two processes over gloo, the second without boxes."""
+"""Several ranks over gloo train like one process with the batches of all of them."""
 
 import copy
-import os
-from pathlib import Path
+import time
+from functools import partial
+from itertools import cycle, product
 
 import pytest
 import torch
-from conftest import run
-from yolox import BATCH, OWN, build, inputs, losses_and_gradients
+from mmengine.config import ConfigDict
+from ranks import on_ranks
+from torch.nn.parallel import DistributedDataParallel
+from yolox import OWN, build, inputs
 
-SCRIPT = """
-import copy, os, sys
-from functools import partial
-import torch
-from yolox import BATCH, OWN, build, inputs, losses_and_gradients
+from mmext.losses import VARIANTS
+from mmext.losses.base import BoxLoss, ElementwiseLoss, SigmoidLoss
+from mmext.losses.focus import Focus
+from mmext.visualization.loss_curves import exported
 
-torch.distributed.init_process_group('gloo')
-rank = torch.distributed.get_rank()
-torch.compile = partial(torch.compile, backend='aot_eager')
-results = {}
-kinds = {'mmdet': {}, 'batch': {'train_cfg': BATCH}, 'compiled': {'train_cfg': BATCH, 'compile': True}}
-for name, arguments in kinds.items():
-    for losses in ({}, OWN):
-        head = build('mmext.YOLOXHead', **arguments, **copy.deepcopy(losses)).train()
-        head.use_l1 = True
-        values, gradients = losses_and_gradients(head, *inputs(boxes=[(5, 0, 3), (0, 0)][rank]))
-        mean = head.loss_bbox.focus.mean.item() if losses else None
-        results[name, bool(losses)] = values, gradients, mean
-torch.save(results, f'{sys.argv[1]}/{rank}.pth')
-torch.distributed.barrier()
-# Without teardown, in which the threads of gloo abort the process now and then.
-os._exit(0)
-"""
+# How many of the four images each rank has; the last batch of an epoch may be uneven.
+SPLITS = {'two ranks': (2, 2), 'two ranks, an uneven batch': (3, 1), 'four ranks': (1, 1, 1, 1)}
+# The number of boxes in each image. With one box and one candidate there are fewer positives than ranks.
+BOXES = {
+    'boxes in each image': (5, 3, 4, 2),
+    'ranks without boxes': (0, 0, 12, 0),
+    'one positive': (0, 0, 1, 0),
+    'no boxes': (0, 0, 0, 0),
+}
+SHAPE = {'shape': {'scale': 1.0}}
 
 
-@pytest.fixture(scope='module')
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('ranks')
-    (folder / 'ranks.py').write_text(SCRIPT)
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get('PYTHONPATH')])])
-    script = folder / 'ranks.py'
-    run('torchrun', '--nproc_per_node', 2, '--master_port', 29714, script, folder, PYTHONPATH=path)
-    return [torch.load(folder / f'{rank}.pth') for rank in (0, 1)]
+def rows():
+    """Each variant, each focus and each other loss that mmext exports, combined to the three losses of a head."""
+    iou = {'type': 'mmext.IoULoss'}
+    boxes = {variant: {**iou, 'variant': variant, **SHAPE.get(variant, {})} for variant in VARIANTS}
+    boxes |= {kind: {**iou, 'focus': {'type': f'mmext.{kind}'}} for kind in exported(Focus)}
+    boxes |= {kind: {'type': f'mmext.{kind}'} for kind in exported(BoxLoss) if kind != 'IoULoss'}
+    objectness = exported(SigmoidLoss)
+    classes = [kind for kind in exported(ElementwiseLoss) if kind not in exported(BoxLoss)]
+    for box, cls, obj in zip(boxes, cycle(classes), cycle(reversed(objectness))):
+        arguments = {
+            'loss_cls': {'type': f'mmext.{cls}'},
+            'loss_bbox': boxes[box],
+            'loss_obj': {'type': f'mmext.{obj}'},
+        }
+        arguments['dtype'] = torch.float64
+        yield f'{cls}, {box}, {obj}', {**arguments, 'cls_target': 'hard' if cls in objectness else 'label'}
 
 
-@pytest.mark.parametrize('losses', [{}, OWN])
-@pytest.mark.parametrize('kind', ['mmdet', 'batch', 'compiled'])
-def test_a_rank_without_boxes(kind, losses, results):
-    """Both divide by the mean number of positives, have the same running mean, and a gradient for each weight."""
-    head = build('mmext.YOLOXHead', train_cfg=BATCH, **copy.deepcopy(losses)).train()
-    head.use_l1 = True
-    numbers = []
-    head.loss_obj.register_forward_pre_hook(lambda module, args: numbers.append(args[1].sum().item()))
-    for boxes, (ours, our_gradients, our_mean) in zip(
-        [(5, 0, 3), (0, 0)], [each[kind, bool(losses)] for each in results], strict=True
-    ):
-        alone, gradients = losses_and_gradients(head, *inputs(boxes=boxes))
-        assert numbers[0] > 4
-        factor = max(1, numbers[-1]) / (numbers[0] / 2)
-        assert ours == pytest.approx({name: factor * loss for name, loss in alone.items()}, rel=1e-4)
-        for ours, gradient in zip(our_gradients, gradients, strict=True):
-            torch.testing.assert_close(ours, factor * gradient, rtol=1e-3, atol=1e-4)
-        # The rank without boxes leaves it alone.
-        assert our_mean == (head.loss_bbox.focus.mean.item() if losses else None)
+HEADS = {
+    "mmdet's assigner and losses": {'assigner': 'Float32SimOTA'},
+    "mmdet's losses": {},
+    "mmext's losses": OWN,
+    "mmdet's assigner": {'assigner': 'Float32SimOTA', **OWN},
+    'compiled': {'compile': True, **OWN},
+    'float64': {'dtype': torch.float64, **OWN},
+    **dict(rows()),
+}
+
+
+class Trained(torch.nn.Module):
+    """A head, as DDP wraps it: losses are what the forward pass returns."""
+
+    def __init__(self, boxes, assigner='mmext.BatchSimOTAAssigner', dtype=torch.float32, **arguments):
+        super().__init__()
+        topk = 1 if sum(boxes) == 1 else 10
+        self.head = build(
+            'mmext.YOLOXHead',
+            # Batch normalization has statistics of each rank.
+            norm_cfg={'type': 'GN', 'num_groups': 2},
+            train_cfg=ConfigDict(assigner={'type': assigner, 'center_radius': 2.5, 'candidate_topk': topk}),
+            **copy.deepcopy(arguments),
+        )
+        self.to(dtype).train()
+        self.head.use_l1 = True
+
+    def forward(self, features, instances, metas):
+        return self.head.loss_by_feat(*self.head(features), instances, metas)
+
+    def mean(self):
+        """The running mean of WiseFocus."""
+        return getattr(getattr(self.head.loss_bbox, 'focus', None), 'mean', torch.zeros(()))
+
+
+def step(model, features, instances, metas):
+    """The losses, the gradients, and WiseFocus's mean after the step."""
+    losses = model(features, instances, metas)
+    sum(losses.values()).backward()
+    gradients = {name.removeprefix('module.'): weight.grad for name, weight in model.named_parameters()}
+    return {name: loss.item() for name, loss in losses.items()}, gradients, getattr(model, 'module', model).mean()
+
+
+ALL_BOXES = [name for name in HEADS if name not in ('compiled', *dict(rows()))]
+# The losses differ in what they do with no box at all on a rank. A compilation takes seconds; ranks with 12 boxes and
+# with none have graphs of their own.
+CASES = [*product(ALL_BOXES, BOXES), *((name, 'ranks without boxes') for name in HEADS if name not in ALL_BOXES)]
+
+
+def batch(name, boxes):
+    return inputs(HEADS[name].get('dtype', torch.float32), BOXES[boxes])
+
+
+def steps_of_rank(split, rank):
+    """A step of each head on this rank's part of each batch."""
+    torch.compile = partial(torch.compile, backend='aot_eager')
+    images = slice(sum(split[:rank]), sum(split[: rank + 1]))
+    results = {}
+    for name, boxes in CASES:
+        features, instances, metas = batch(name, boxes)
+        part = [feature[images] for feature in features], instances[images], metas[images]
+        results[name, boxes] = step(DistributedDataParallel(Trained(BOXES[boxes], **HEADS[name])), *part)
+    return results
+
+
+@pytest.fixture(scope='module', params=SPLITS)
+def ranks(request, tmp_path_factory):
+    """The steps of all heads, on each rank."""
+    split = SPLITS[request.param]
+    return on_ranks(len(split), partial(steps_of_rank, split), tmp_path_factory.mktemp('ranks'), seconds=280)
+
+
+def whole(gradients):
+    """The gradients of all weights as one vector."""
+    return torch.cat([gradient.flatten() for gradient in gradients.values()])
+
+
+def relative(ours, theirs):
+    """The norm of the difference over the norm."""
+    return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30))
+
+
+@pytest.mark.parametrize(('name', 'boxes'), CASES)
+def test_equals_one_process(name, boxes, ranks):
+    """Averaged over the ranks, the losses are those of one process; DDP's gradients are, and WiseFocus's mean is."""
+    arguments = {**HEADS[name], 'compile': False}
+    losses, gradients, mean = step(Trained(BOXES[boxes], **arguments), *batch(name, boxes))
+    assert any(gradient.any() for gradient in gradients.values())
+    exact = HEADS[name].get('dtype') == torch.float64
+    bound = 1e-12 if exact else 1e-6
+    for our_losses, our_gradients, our_mean in (results[name, boxes] for results in ranks):
+        assert our_losses.keys() == losses.keys()
+        assert relative(whole(our_gradients), whole(gradients)) < bound
+        for key, gradient in gradients.items():
+            # In float32 small ones differ by the rounding of sums over all priors.
+            assert relative(our_gradients[key], gradient) < (1e-12 if exact else 1e-5), key
+        torch.testing.assert_close(our_mean, mean, rtol=1e-7, atol=0)
+    for key, loss in losses.items():
+        average = sum(results[name, boxes][0][key] for results in ranks) / len(ranks)
+        assert average == pytest.approx(loss, rel=bound, abs=1e-12), key
+
+
+def test_a_rank_that_waits_forever_fails_its_test(tmp_path):
+    with pytest.raises(pytest.fail.Exception, match=r'ranks \[0, 1\] still wait after 3 s'):
+        on_ranks(2, lambda rank: rank and time.sleep(60), tmp_path, seconds=3)
