@@ -54,9 +54,9 @@ def config(folder, text, name='mine.py'):
 def losses(folder, text):
     """The losses of a YOLOX head of mmdet with these changes, as a log has them."""
     parts = config(folder, YOLOX + text).model
+    torch.manual_seed(0)
     head = MODELS.build(dict(parts.bbox_head, train_cfg=parts.train_cfg, test_cfg=parts.test_cfg))
     head.init_weights()
-    torch.manual_seed(0)
     outputs = head([torch.randn(2, 64, size, size) for size in (16, 8, 4)])
     boxes = torch.tensor([[8.0, 8, 60, 50], [50, 20, 90, 80]])
     truth = [InstanceData(bboxes=boxes, labels=torch.tensor([1, 2])) for _ in range(2)]
