@@ -4,6 +4,7 @@
 #   PYTHON=python3   the interpreter that .venv is made with
 #   WHEELHOUSE=wheelhouse   the folder of `make wheelhouse` and `make install-offline`
 #   TARGET_PYTHON=3.11, TARGET_PLATFORM=manylinux_2_28_x86_64   the target machine (default: a machine like this one)
+#   POINTS=60        how many starting points `make docs` simulates; 2 are enough to see that the pages build
 #   MAX_JOBS=N       how many compilers build mmcv's operators (default: the number of cores)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +14,7 @@ STACK ?= onedl
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 BIN := $(VENV)/bin
 WHEELHOUSE ?= wheelhouse
+POINTS ?= 60
 export STACK
 export MAX_JOBS ?= $(shell nproc)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -47,7 +49,7 @@ lint: $(VENV)/.dev  ## check style, format and types
 docs: $(VENV)/.docs  ## draw tables and curves, and build the pages: docs/_build/html/index.html
 	$(BIN)/python docs/tables.py
 	$(BIN)/python tools/plot_losses.py --out docs/_generated
-	$(BIN)/python tools/simulate_regression.py --points 60 --out docs/_generated
+	$(BIN)/python tools/simulate_regression.py --points $(POINTS) --out docs/_generated
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 lock: $(VENV)/.dev $(VENV)/.docs $(VENV)/.maintain  ## pin all packages anew, with their hashes, and list their licenses

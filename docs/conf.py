@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 
 from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.logging import getLogger
+from sphinx.writers.html5 import HTML5Translator
 
 import mmext
 from mmext import losses
@@ -20,10 +22,12 @@ logger = getLogger(__name__)
 
 project = 'mmext'
 release = mmext.__version__
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.mathjax', 'sphinx.ext.napoleon']
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 exclude_patterns = ['_build', '_generated']
 myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 3
+# MathML, which browsers render themselves: MathJax would be loaded from a CDN.
+html_math_renderer = 'mathml'
 html_theme = 'furo'
 html_static_path = ['_static']
 html_css_files = ['custom.css']
@@ -47,6 +51,7 @@ def setup(app: Sphinx) -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, make in PARTS.items():
         (FOLDER / f'{name}.md').write_text(make())
+    app.add_html_math_renderer('mathml', (write_formula, None), (write_formula, None))
     app.connect('doctree-read', find_by_name)
     app.connect('env-check-consistency', check_exports)
 
@@ -64,3 +69,12 @@ def check_exports(app: Sphinx, env: BuildEnvironment) -> None:
     for name in losses.__all__:
         if callable(getattr(losses, name)) and f'mmext.losses.{name}' not in documented:
             logger.warning('mmext.losses.%s is on no page', name)
+
+
+def write_formula(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    """Write a formula as MathML; a LaTeX command that docutils does not know is an error."""
+    if isinstance(node, nodes.math_block):
+        translator.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>\n')
+    else:
+        translator.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode

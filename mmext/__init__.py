@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
 
 from mmext.errors import MissingFileError
+from mmext.packages import announce
 
 __version__ = '0.1.0'
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
 
 # The configs that mmext ships, in a checkout and in an installed wheel alike.
 CONFIGS = Path(__file__).parent / '.mim' / 'configs'
+announce()
 
 
 def __getattr__(name: str) -> ModuleType:

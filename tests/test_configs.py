@@ -32,8 +32,10 @@ ROOTS = {
 }
 # The recommendation for shapes on a longer schedule.
 DEMO = 'yolox_nano_recommended_1xb8-15e_shapes'
+# The config to copy for data of one's own; tests/test_finetune.py copies it.
+FINETUNE = 'yolox_s_finetune_1xb8-30e_custom'
 SMALL = [dataset for dataset in ROOTS if dataset != 'coco']
-CHILDREN = [path for path in CONFIGS if path.stem not in (*ROOTS.values(), DEMO)]
+CHILDREN = [path for path in CONFIGS if path.stem not in (*ROOTS.values(), DEMO, FINETUNE)]
 # One for each of mmdet's other heads; tests/test_heads/test_other_heads.py trains them.
 OTHERS = sorted(path for path in (ROOT / 'configs').glob('[!_]*/*.py') if path not in CONFIGS)
 

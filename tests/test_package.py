@@ -78,6 +78,8 @@ def test_the_wheel_holds_configs_tools_and_types(wheel):
         for folder in ('mmext/.mim', '+mmext'):
             assert {name.removeprefix(f'{folder}/') for name in names if name.startswith(f'{folder}/{link}/')} == files
     assert {'mmext/py.typed', 'mmext/.mim/model-index.yml'} <= names
+    new_style = {name for name in tracked_files() if name.startswith('mmext/configs/')}
+    assert new_style and new_style <= names
     templates = {name for name in tracked_files() if name.startswith('mmext/') and name.endswith(('.jinja', '.css'))}
     assert templates and templates <= names
 

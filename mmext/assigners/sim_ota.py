@@ -152,7 +152,7 @@ class BatchSimOTAAssigner(BaseAssigner):
     g takes its :math:`k_g` priors of lowest cost, where
 
     .. math::
-        k_g = \max\Big(1, \Big\lfloor \sum_{\text{top } candidate\_topk} \mathrm{IoU}_{ga} \Big\rfloor\Big)
+        k_g = \max\Bigl(1, \Bigl\lfloor \sum_{\text{top } candidate\_topk} \mathrm{IoU}_{ga} \Bigr\rfloor\Bigr)
 
     A prior that several boxes take is assigned to the box for which its cost is lowest.
 

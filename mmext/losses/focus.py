@@ -1,6 +1,6 @@
 r"""Factors on box losses.
 
-.. math:: L = \text{focus} \cdot \Big(1 - \text{overlap}^\alpha + \sum_{\text{terms}} \text{term}^\alpha\Big)
+.. math:: L = \text{focus} \cdot \Bigl(1 - \text{overlap}^\alpha + \sum_{\text{terms}} \text{term}^\alpha\Bigr)
 
 A focus is a function of the :class:`BoxPair` with unscaled boxes, whatever the variant, the power and the overlap.
 """

@@ -27,7 +27,7 @@ def ia_bce_loss(
 
     .. math::
         L = \begin{cases} \mathrm{BCE}(p, q) & t > 0 \\ p^\gamma\, \mathrm{BCE}(p, 0) & t = 0 \end{cases}, \qquad
-        q = \operatorname{sg}\big(\max(p^\alpha t^{1 - \alpha},\, 0.01)\big)
+        q = \operatorname{sg}\bigl(\max(p^\alpha t^{1 - \alpha},\, 0.01)\bigr)
 
     q is detached, so a positive comes to rest where p = q, which is at p = t for t of at least 0.01. The weight of
     negatives keeps its gradient. With alpha and gamma 0 it is BCE.

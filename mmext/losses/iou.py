@@ -97,8 +97,8 @@ def ciou(pair: BoxPair) -> tuple[Tensor, ...]:
     r"""Complete IoU: DIoU's term, and the difference of the aspect ratios times a detached trade-off.
 
     .. math::
-        \frac{\rho^2}{c^2}, \quad \operatorname{sg}\Big(\frac{v}{1 - \mathrm{IoU} + v}\Big)\, v, \qquad
-        v = \frac{4}{\pi^2} \Big(\arctan\frac{w^*}{h^*} - \arctan\frac{w}{h}\Big)^2
+        \frac{\rho^2}{c^2}, \quad \operatorname{sg}\Bigl(\frac{v}{1 - \mathrm{IoU} + v}\Bigr)\, v, \qquad
+        v = \frac{4}{\pi^2} \Bigl(\arctan\frac{w^*}{h^*} - \arctan\frac{w}{h}\Bigr)^2
 
     Source: Zheng et al., `DIoU <https://arxiv.org/abs/1911.08287>`_, eq. 8 to 11.
     """
@@ -127,9 +127,9 @@ def siou(pair: BoxPair) -> tuple[Tensor, ...]:
     r"""SCYLLA IoU: the mean of an angle-dependent distance cost and a shape cost, as one term.
 
     .. math::
-        \tfrac12 \sum_{t = x, y} \Big(1 - e^{-(2 - \Lambda)\, (d_t / c_t)^2}\Big) +
-        \tfrac12 \sum_{t = w, h} \Big(1 - e^{-|t - t^*| / \max(t, t^*)}\Big)^4, \qquad
-        \Lambda = \sin\Big(2 \arcsin \frac{\min(|d_x|, |d_y|)}{\rho}\Big) = \frac{2\, |d_x d_y|}{\rho^2}
+        \tfrac12 \sum_{t = x, y} \Bigl(1 - e^{-(2 - \Lambda)\, (d_t / c_t)^2}\Bigr) +
+        \tfrac12 \sum_{t = w, h} \Bigl(1 - e^{-|t - t^*| / \max(t, t^*)}\Bigr)^4, \qquad
+        \Lambda = \sin\Bigl(2 \arcsin \frac{\min(|d_x|, |d_y|)}{\rho}\Bigr) = \frac{2\, |d_x d_y|}{\rho^2}
 
     The code uses the second form of the angle cost, which is differentiable everywhere.
 
@@ -147,8 +147,8 @@ def shape(pair: BoxPair, scale: float = 0.0) -> tuple[Tensor, ...]:
 
     .. math::
         \frac{k_h d_x^2 + k_w d_y^2}{c^2}, \quad
-        \tfrac12 \Big(1 - e^{-k_h |w - w^*| / \max(w, w^*)}\Big)^4 +
-        \tfrac12 \Big(1 - e^{-k_w |h - h^*| / \max(h, h^*)}\Big)^4, \qquad
+        \tfrac12 \Bigl(1 - e^{-k_h |w - w^*| / \max(w, w^*)}\Bigr)^4 +
+        \tfrac12 \Bigl(1 - e^{-k_w |h - h^*| / \max(h, h^*)}\Bigr)^4, \qquad
         k_w = \frac{2\, w^{*s}}{w^{*s} + h^{*s}}, \quad k_h = 2 - k_w
 
     Args:
@@ -186,7 +186,7 @@ def piou(pair: BoxPair) -> tuple[Tensor, ...]:
     r"""Powerful IoU: the mean edge distance over the target's sides.
 
     .. math::
-        1 - e^{-P^2}, \qquad P = \frac14 \Big(\frac{|d_{x1}| + |d_{x2}|}{w^*} + \frac{|d_{y1}| + |d_{y2}|}{h^*}\Big)
+        1 - e^{-P^2}, \qquad P = \frac14 \Bigl(\frac{|d_{x1}| + |d_{x2}|}{w^*} + \frac{|d_{y1}| + |d_{y2}|}{h^*}\Bigr)
 
     PIoU v2 is this variant with the focus :class:`PIoUFocus`.
 
@@ -201,7 +201,7 @@ def interp(pair: BoxPair) -> tuple[Tensor, ...]:
 
     .. math::
         1 - \mathrm{IoU}(B', G), \qquad B' = (1 - a)\, B + a\, G, \qquad
-        a = \operatorname{sg}\big(\operatorname{clamp}(1 - \mathrm{IoU}(B, G),\, 0.6,\, 0.99)\big)
+        a = \operatorname{sg}\bigl(\operatorname{clamp}(1 - \mathrm{IoU}(B, G),\, 0.6,\, 0.99)\bigr)
 
     B' overlaps the target even if B does not, so distant pairs get a gradient without a geometric penalty.
 

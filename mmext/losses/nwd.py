@@ -13,7 +13,7 @@ from .box_pair import BoxPair
 def nwd_loss(pred: Tensor, target: Tensor, constant: float = 12.8) -> Tensor:
     r"""Loss of the normalized Wasserstein distance between the Gaussians that model two boxes.
 
-    .. math:: L = 1 - \exp\Big(-\frac1K \sqrt{d_x^2 + d_y^2 + \tfrac14 (w - w^*)^2 + \tfrac14 (h - h^*)^2}\Big)
+    .. math:: L = 1 - \exp\Bigl(-\frac1K \sqrt{d_x^2 + d_y^2 + \tfrac14 (w - w^*)^2 + \tfrac14 (h - h^*)^2}\Bigr)
 
     It is in [0, 1), 0 for identical boxes (with gradient 0 there), and grows with the distance, whether or not the
     boxes overlap. Unlike the IoU it depends on the unit.

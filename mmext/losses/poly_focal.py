@@ -24,7 +24,7 @@ def poly_focal_loss(
     r"""Poly-1 focal loss: focal loss whose first polynomial coefficient is raised by epsilon.
 
     .. math::
-        L = \alpha_t \big((1 - p_t)^\gamma\, \mathrm{BCE}(p, t) + \epsilon\, (1 - p_t)^{\gamma + 1}\big)
+        L = \alpha_t \bigl((1 - p_t)^\gamma\, \mathrm{BCE}(p, t) + \epsilon\, (1 - p_t)^{\gamma + 1}\bigr)
 
     :math:`p_t` and :math:`\alpha_t` are those of :func:`focal_loss`. It is made for targets of 0 and 1: for a target
     between them its minimum is not at p = t. epsilon 0 gives focal loss, gamma 0 gives Poly-1 cross entropy.
