@@ -64,7 +64,7 @@ class ToyMetric(BaseMetric):
     def compute_metrics(self, results):
         hub = MessageHub.get_current_instance()
         step, epoch = hub.get_info('iter'), hub.get_info('epoch')
-        return dict(acc=step, loss=-step, jump=(1, 0, 2)[step // LENGTH], epoch=epoch, sum=sum(results))
+        return dict(acc=step, loss=-step, jump=(1, 0, 2)[step // LENGTH % 3], epoch=epoch, sum=sum(results))
 
 
 def toy_runner(
@@ -75,6 +75,8 @@ def toy_runner(
     batch_size: int = 2,
     accumulative_counts: int = 1,
     seed: int | None = 3,
+    dataset: dict | None = None,
+    lr: float = 0.01,
     **checkpoint: object,
 ) -> Runner:
     """A runner with mmext's hooks, for three epochs of four iterations, with a validation after each.
@@ -87,11 +89,15 @@ def toy_runner(
         batch_size: The size of a batch; with 2, an epoch has :data:`LENGTH` iterations.
         accumulative_counts: The number of iterations for a step of the optimizer.
         seed: The seed of the training.
+        dataset: The data set of training and validation.
+        lr: The learning rate; with the default it diverges after more than three epochs.
         **checkpoint: Arguments of the checkpoint hook.
     """
     by_epoch = train_cfg is None or train_cfg['by_epoch']
     sampler = dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True)
-    loader = dict(dataset=dict(type='ToyNumbers'), batch_size=batch_size, num_workers=workers, sampler=sampler)
+    loader = dict(
+        dataset=dataset or dict(type='ToyNumbers'), batch_size=batch_size, num_workers=workers, sampler=sampler
+    )
     config = Config(
         dict(
             work_dir=str(work_dir),
@@ -101,7 +107,7 @@ def toy_runner(
             val_dataloader=dict(loader, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)),
             val_evaluator=dict(type='ToyMetric'),
             optim_wrapper=dict(
-                optimizer=dict(type='SGD', lr=0.01, momentum=0.9), accumulative_counts=accumulative_counts
+                optimizer=dict(type='SGD', lr=lr, momentum=0.9), accumulative_counts=accumulative_counts
             ),
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', **{'interval': 1, **checkpoint})),
             custom_hooks=[dict(type='EMAHook')],
@@ -122,7 +128,7 @@ def toy_runner(
 
 
 def in_a_process(function: Callable[[], None], output: Path, prepare: Callable[[], None] | None = None):
-    """Start the function in a forked process, which spares the imports, with its output in a file."""
+    """Start the function in a forked process, which spares the imports, with its output in WORK_DIR.out."""
 
     def call():
         sys.stdout = sys.stderr = open(output, 'a', buffering=1)  # noqa: SIM115
@@ -130,7 +136,7 @@ def in_a_process(function: Callable[[], None], output: Path, prepare: Callable[[
         DetLocalVisualizer._instance_dict.clear()
         if prepare:
             prepare()
-        with one_message('the work dir'):
+        with one_message(str(output.with_suffix(''))):
             function()
 
     def work():
@@ -148,20 +154,25 @@ def status_of(process, seconds=300):
     return process.exitcode
 
 
-def signal_at(step: str, iteration: int, number: int = signal.SIGKILL) -> Callable[[], None]:
-    """What makes a process send itself a signal before the hooks of this step in this iteration, counted from 0."""
+def call_at(step: str, iteration: int, action: Callable[[Runner], object]) -> Callable[[], None]:
+    """What makes a process call this before the hooks of this step in this iteration, counted from 0."""
 
     def prepare():
         call_hook = Runner.call_hook
 
         def call(runner, name, **arguments):
             if name == step and runner.iter == iteration:
-                os.kill(os.getpid(), number)
+                action(runner)
             call_hook(runner, name, **arguments)
 
         Runner.call_hook = call
 
     return prepare
+
+
+def signal_at(step: str, iteration: int, number: int = signal.SIGKILL) -> Callable[[], None]:
+    """What makes a process send itself a signal; see :func:`call_at`."""
+    return call_at(step, iteration, lambda runner: os.kill(os.getpid(), number))
 
 
 def kill_in(owner: object, name: str, *words: str) -> Callable[[], None]:
