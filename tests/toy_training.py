@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from conftest import load_tool
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -125,6 +127,50 @@ def toy_runner(
         register_loaders()
         config.load_from = str(newest_checkpoint(work_dir))
     return build_runner(config)
+
+
+def resources() -> tuple[float, int, int]:
+    """Resident memory in MB, open files and threads of this process."""
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6, len(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))
+
+
+DETECTOR = """
+_base_ = 'mmext::yolox/yolox_nano_recommended_1xb8-9e_shapes.py'
+root = {root!r}
+model = dict(
+    backbone=dict(widen_factor=0.125), neck=dict(in_channels=[32, 64, 128], out_channels=32),
+    bbox_head=dict(in_channels=32, feat_channels=32))
+resize = dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True)
+train_dataloader = dict(
+    batch_size=2, num_workers=2, persistent_workers=True, dataset=dict(data_root=root, pipeline=[
+        _base_.load, _base_.annotations, resize, *_base_.augmentation, _base_.pack]))
+val_dataloader = dict(batch_size=2, num_workers=1, dataset=dict(data_root=root, pipeline=[
+    _base_.load, resize, _base_.annotations, _base_.test_pack]))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=root + '/annotations/val.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs={epochs}, val_interval=10)
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end={epochs}, T_max={epochs} - 1)]
+default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1), logger=dict(interval=10))
+"""
+
+
+def write_detector(folder: Path, epochs: int) -> Path:
+    """Draw forty images, and write the config of a small YOLOX that trains on them: 20 iterations an epoch.
+
+    Args:
+        folder: Where to write both.
+        epochs: The length of the training.
+
+    Returns:
+        The config.
+    """
+    root = str(folder / 'shapes')
+    load_tool('make_shapes').main(['--out', root, '--train', '40', '--val', '4', '--size', '64'])
+    config = folder / 'detector.py'
+    config.write_text(DETECTOR.format(root=root, epochs=epochs))
+    return config
 
 
 def in_a_process(function: Callable[[], None], output: Path, prepare: Callable[[], None] | None = None):
