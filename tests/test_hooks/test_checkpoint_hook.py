@@ -197,12 +197,25 @@ def poison_and_terminate(runner):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize('action', [poison, poison_average, poison_and_terminate])
+IN_THE_SECOND_EPOCH = 'before_train_iter', LENGTH + 1
+# After the last step of the average, so that the weights alone are not finite.
+AFTER_IT = 'after_train_epoch', 2 * LENGTH
+
+
+@pytest.mark.parametrize(
+    'at, action',
+    [
+        (IN_THE_SECOND_EPOCH, poison),
+        (IN_THE_SECOND_EPOCH, poison_average),
+        (IN_THE_SECOND_EPOCH, poison_and_terminate),
+        (AFTER_IT, poison),
+    ],
+)
 @pytest.mark.parametrize('best', [False, True])
-def test_weights_that_are_not_finite_are_never_saved(action, best, work_dir):
-    """By epochs, as the best, and at SIGTERM; in the model and in its average. In the second epoch."""
+def test_weights_that_are_not_finite_are_never_saved(at, action, best, work_dir):
+    """By epochs, as the best, and at SIGTERM; in the model and in its average."""
     options = dict(save_best='toy/acc', interval=-1) if best else dict(max_keep_ckpts=1)
-    assert train(work_dir, call_at('before_train_iter', LENGTH + 1, action), **options) == 2
+    assert train(work_dir, call_at(*at, action), **options) == 2
     text = work_dir.with_suffix('.out').read_text()
     assert re.search(r'mmext: error: (module\.)?layer\.weight is not finite in iteration \d+, so no checkpoint', text)
     saved = ['best_toy_acc_epoch_1.pth'] if best else ['epoch_1.pth']

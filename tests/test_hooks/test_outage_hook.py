@@ -58,6 +58,7 @@ def work_dir(tmp_path):
 
 # In the second of three epochs.
 IN_AN_EPOCH = 'before_train_iter', LENGTH + 1
+AT_ITS_START = 'before_train_epoch', LENGTH
 IN_A_SAVE = 'before_save_checkpoint', 2 * LENGTH
 IN_A_VALIDATION = 'before_val_epoch', LENGTH
 
@@ -133,8 +134,8 @@ def cut(path):
 @pytest.mark.parametrize('change, reason', [(os.remove, 'No such file'), (cut, 'it is cut off after')])
 @pytest.mark.parametrize('workers', [0, 2])
 def test_one_image(change, reason, workers, images, work_dir):
-    """All images of the folder are read in each epoch, those of the validation too."""
-    status = train(work_dir, images, lambda: change(images / '3.jpg'), workers=workers, patience=(1, 0.2))
+    """Before the workers of the epoch start: one of them meets it."""
+    status = train(work_dir, images, lambda: change(images / '3.jpg'), AT_ITS_START, (1, 0.2), workers=workers)
     assert status == 2, output(work_dir)
     assert message(work_dir).startswith(f'cannot read the image {images}/3.jpg: {reason}')
 
