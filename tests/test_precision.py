@@ -14,16 +14,16 @@ SEEDS = range(3)
 
 def final_loss(config, work_dir, *options, seed):
     """The mean loss of the last 50 of 200 iterations of `mmext train`."""
-    settings = [f'randomness.seed={seed}', 'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0']
-    settings += ['train_dataloader.persistent_workers=False', 'val_dataloader.persistent_workers=False']
+    settings = ['optim_wrapper.optimizer.lr=0.005', f'randomness.seed={seed}', 'train_cfg.val_interval=100']
+    for loader in ('train_dataloader', 'val_dataloader'):
+        settings += [f'{loader}.num_workers=0', f'{loader}.persistent_workers=False']
 
     def train():
         os.environ.pop('LOCAL_RANK', None)
         cli_train.main([str(config), '--work-dir', str(work_dir), *options, '--cfg-options', *settings])
 
-    assert status_of(in_a_process(train, work_dir.with_suffix('.out')), 3000) == 0, work_dir.with_suffix(
-        '.out'
-    ).read_text()
+    output = work_dir.with_suffix('.out')
+    assert status_of(in_a_process(train, output), 3000) == 0, output.read_text()
     (log_dir,) = (path.parents[1] for path in work_dir.glob('*/vis_data/scalars.json'))
     # Each record is the mean of ten iterations.
     losses = points_of(read_scalars(log_dir, resumed=False), 'loss')
@@ -34,7 +34,10 @@ def final_loss(config, work_dir, *options, seed):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_bfloat16_is_within_the_noise_of_float32(tmp_path):
-    """The noise is what another seed changes. A seed has the same data and initial weights in both precisions."""
+    """The noise is what another seed changes. A seed has the same data and initial weights in both precisions.
+
+    With a high learning rate, rounding errors alone change the loss by more than that.
+    """
     config = write_detector(tmp_path, epochs=10)
     results = {
         name: np.array([final_loss(config, tmp_path / f'{name}_{seed}', *options, seed=seed) for seed in SEEDS])
