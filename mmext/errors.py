@@ -13,6 +13,10 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file that does not exist."""
 
 
+class UnreadableFileError(UserError):
+    """A file that was there, and is gone or damaged."""
+
+
 class MissingPackageError(UserError, ModuleNotFoundError):
     """A package that is not installed, or does not import."""
 

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import load_tool
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
-from toy_training import VARYING, differences, in_a_process, signal_at, status_of
+from toy_training import VARYING, call_at, differences, in_a_process, signal_at, status_of
 
 from mmext.checkpoints import load_checkpoint
 from mmext.cli import train as cli_train
@@ -135,6 +136,18 @@ def check_equal(work_dir, reference, name='epoch_4.pth', *varying, last='epoch_4
     assert len([record for record in records(reference) if 'loss' in record]) == 4 * epochs
     sums = [record['sum/boxes'] for record in records(reference) if 'loss' not in record]
     assert len(set(sums)) == epochs
+
+
+def test_deterministic_mode_gives_the_same_bits_twice(experiment, tmp_path):
+    """And it is on."""
+    options = ('randomness.deterministic=True', 'train_cfg.max_epochs=3')
+    seen = tmp_path / 'seen'
+    note = call_at('after_train', 12, lambda runner: seen.write_text(str(torch.are_deterministic_algorithms_enabled())))
+    for name in 'ab':
+        assert train(experiment, tmp_path / name, *options, prepare=note) == 0, output(tmp_path / name)
+        assert seen.read_text() == 'True'
+        seen.unlink()
+    check_equal(tmp_path / 'a', tmp_path / 'b', 'epoch_3.pth', last='epoch_3.pth', epochs=3)
 
 
 class TestKilled:

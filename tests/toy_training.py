@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from conftest import load_tool
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -70,7 +72,7 @@ class ToyMetric(BaseMetric):
     def compute_metrics(self, results):
         hub = MessageHub.get_current_instance()
         step, epoch = hub.get_info('iter'), hub.get_info('epoch')
-        return dict(acc=step, loss=-step, jump=(1, 0, 2)[step // LENGTH], epoch=epoch, sum=sum(results))
+        return dict(acc=step, loss=-step, jump=(1, 0, 2)[step // LENGTH % 3], epoch=epoch, sum=sum(results))
 
 
 def toy_runner(
@@ -85,6 +87,8 @@ def toy_runner(
     val: dict | None = None,
     hooks: Sequence[dict] = (),
     env_cfg: dict | None = None,
+    dataset: dict | None = None,
+    lr: float = 0.01,
     **checkpoint: object,
 ) -> Runner:
     """A runner with mmext's hooks, for three epochs of four iterations, with a validation after each.
@@ -101,11 +105,15 @@ def toy_runner(
         hooks: Further hooks.
         env_cfg: mmengine's settings of the environment.
         val: Arguments of the data of the validation.
+        dataset: The data set of training and validation.
+        lr: The learning rate; with the default it diverges after more than three epochs.
         **checkpoint: Arguments of the checkpoint hook.
     """
     by_epoch = train_cfg is None or train_cfg['by_epoch']
     sampler = dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True)
-    loader = dict(dataset=dict(type='ToyNumbers'), batch_size=batch_size, num_workers=workers, sampler=sampler)
+    loader = dict(
+        dataset=dataset or dict(type='ToyNumbers'), batch_size=batch_size, num_workers=workers, sampler=sampler
+    )
     config = Config(
         dict(
             work_dir=str(work_dir),
@@ -114,13 +122,13 @@ def toy_runner(
             val_cfg=dict(),
             val_dataloader=dict(
                 loader,
-                dataset=dict(type='ToyNumbers', **val or {}),
+                dataset={**loader['dataset'], **(val or {})},
                 num_workers=0,
                 sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
             ),
             val_evaluator=dict(type='ToyMetric'),
             optim_wrapper=dict(
-                optimizer=dict(type='SGD', lr=0.01, momentum=0.9), accumulative_counts=accumulative_counts
+                optimizer=dict(type='SGD', lr=lr, momentum=0.9), accumulative_counts=accumulative_counts
             ),
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', **{'interval': 1, **checkpoint})),
             custom_hooks=[dict(type='EMAHook', update_buffers=True), *hooks],
@@ -141,8 +149,52 @@ def toy_runner(
     return build_runner(config)
 
 
+def resources() -> tuple[float, int, int]:
+    """Resident memory in MB, open files and threads of this process."""
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6, len(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))
+
+
+DETECTOR = """
+_base_ = 'mmext::yolox/yolox_nano_recommended_1xb8-9e_shapes.py'
+root = {root!r}
+model = dict(
+    backbone=dict(widen_factor=0.125), neck=dict(in_channels=[32, 64, 128], out_channels=32),
+    bbox_head=dict(in_channels=32, feat_channels=32))
+resize = dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True)
+train_dataloader = dict(
+    batch_size=2, num_workers=2, persistent_workers=True, dataset=dict(data_root=root, pipeline=[
+        _base_.load, _base_.annotations, resize, *_base_.augmentation, _base_.pack]))
+val_dataloader = dict(batch_size=2, num_workers=1, dataset=dict(data_root=root, pipeline=[
+    _base_.load, resize, _base_.annotations, _base_.test_pack]))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=root + '/annotations/val.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs={epochs}, val_interval=10)
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end={epochs}, T_max={epochs} - 1)]
+default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1), logger=dict(interval=10))
+"""
+
+
+def write_detector(folder: Path, epochs: int) -> Path:
+    """Draw forty images, and write the config of a small YOLOX that trains on them: 20 iterations an epoch.
+
+    Args:
+        folder: Where to write both.
+        epochs: The length of the training.
+
+    Returns:
+        The config.
+    """
+    root = str(folder / 'shapes')
+    load_tool('make_shapes').main(['--out', root, '--train', '40', '--val', '4', '--size', '64'])
+    config = folder / 'detector.py'
+    config.write_text(DETECTOR.format(root=root, epochs=epochs))
+    return config
+
+
 def in_a_process(function: Callable[[], None], output: Path, prepare: Callable[[], None] | None = None):
-    """Start the function in a forked process, which spares the imports, with its output in a file."""
+    """Start the function in a forked process, which spares the imports, with its output in WORK_DIR.out."""
 
     def call():
         sys.stdout = sys.stderr = open(output, 'a', buffering=1)  # noqa: SIM115
@@ -150,7 +202,7 @@ def in_a_process(function: Callable[[], None], output: Path, prepare: Callable[[
         DetLocalVisualizer._instance_dict.clear()
         if prepare:
             prepare()
-        with one_message('the work dir'):
+        with one_message(str(output.with_suffix(''))):
             function()
 
     def work():
@@ -168,20 +220,25 @@ def status_of(process, seconds=300):
     return process.exitcode
 
 
-def signal_at(step: str, iteration: int, number: int = signal.SIGKILL) -> Callable[[], None]:
-    """What makes a process send itself a signal before the hooks of this step in this iteration, counted from 0."""
+def call_at(step: str, iteration: int, action: Callable[[Runner], object]) -> Callable[[], None]:
+    """What makes a process call this before the hooks of this step in this iteration, counted from 0."""
 
     def prepare():
         call_hook = Runner.call_hook
 
         def call(runner, name, **arguments):
             if name == step and runner.iter == iteration:
-                os.kill(os.getpid(), number)
+                action(runner)
             call_hook(runner, name, **arguments)
 
         Runner.call_hook = call
 
     return prepare
+
+
+def signal_at(step: str, iteration: int, number: int = signal.SIGKILL) -> Callable[[], None]:
+    """What makes a process send itself a signal; see :func:`call_at`."""
+    return call_at(step, iteration, lambda runner: os.kill(os.getpid(), number))
 
 
 def kill_in(owner: object, name: str, *words: str) -> Callable[[], None]:

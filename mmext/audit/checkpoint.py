@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .findings import Finding
 
-# With fewer of its tensors in the checkpoint, a model has nothing to do with it.
+# With fewer of its tensors in the checkpoint, a model that is not trained further has nothing to do with it.
 RELATED = 0.5
 # How many tensors a message names.
 SHOWN = 3
@@ -37,7 +37,8 @@ def checkpoint_findings(model: nn.Module, checkpoint: Mapping, key: str, to_fine
     missing = [name for name in own if name not in weights]
     matching = len(shared) - len(reshaped)
     counts = f'{matching} of {len(own)} tensors match, {len(reshaped)} have another shape, {len(missing)} are missing'
-    if matching < RELATED * len(own):
+    # A training may start from a backbone.
+    if matching == 0 or (not to_finetune and matching < RELATED * len(own)):
         return [Finding('error', key, f'the weights are those of another model: {counts}', 'Give a checkpoint of this')]
     if not reshaped and not missing:
         return []

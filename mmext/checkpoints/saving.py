@@ -6,23 +6,27 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
+from mmext.outages import wait_out
+
 TEMPORARY = '.tmp'
 
 
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+def write_atomically(path: str | os.PathLike, content: bytes, make_folder: bool = True) -> None:
     """Write the content to a temporary file in the same folder, flush it to the disk, and rename it.
 
     Whatever happens, the path names its old content or all of the new.
 
     Args:
-        path: The file. Its folder is made if need be.
+        path: The file.
         content: What to write.
+        make_folder: Make the folder of the file if need be.
 
     Raises:
         OSError: If the content cannot be written: the path is as it was, and the temporary file is gone.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     # Not a guessable name, and no file that is there already: somebody else might own it.
     temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}{TEMPORARY}')
     try:
@@ -36,6 +40,19 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def write_patiently(path: str | os.PathLike, content: bytes) -> None:
+    """:func:`write_atomically` to a folder that was there: if it is away, it is waited for, and not made anew.
+
+    Args:
+        path: The file.
+        content: What to write.
+
+    Raises:
+        OSError: If the content cannot be written.
+    """
+    wait_out(lambda: write_atomically(path, content, make_folder=False), path)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -56,13 +73,13 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 
 class AtomicBackend(LocalBackend):
-    """mmengine's local files, written by :func:`write_atomically`: `backend_args=dict(backend='mmext_atomic')`."""
+    """mmengine's local files, written by :func:`write_patiently`: `backend_args=dict(backend='mmext_atomic')`."""
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
-        write_atomically(filepath, obj)
+        write_patiently(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | os.PathLike, encoding: str = 'utf-8') -> None:
-        write_atomically(filepath, obj.encode(encoding))
+        write_patiently(filepath, obj.encode(encoding))
 
 
 ATOMIC = 'mmext_atomic'

@@ -184,26 +184,30 @@ def make_resumable(config: Config) -> None:
     if kind in ('EpochBasedTrainLoop', EpochBasedTrainLoop):
         loop.pop('by_epoch', None)
         loop['type'] = 'mmext.EpochBasedTrainLoop'
-    for kind in ('mmext.ResumeHook', 'mmext.TerminationHook'):
+    for kind in ('mmext.ResumeHook', 'mmext.TerminationHook', 'mmext.OutageHook'):
         add_hook(config, kind)
 
 
 @contextmanager
 def one_message(work_dir: str) -> Iterator[None]:
-    """Turn the OSError of a disk that takes no more into a UserError that says what to do.
+    """Turn the OSError of a disk that takes no more, or of a work dir that is gone, into a UserError.
 
     Args:
         work_dir: What the message names if the error does not name a file.
     """
+    from mmext.outages import AWAY
+
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
     try:
         yield
     except OSError as error:
-        if error.errno not in full:
+        gone = error.errno in (*AWAY, errno.ENOENT) and Path(error.filename or '').is_relative_to(work_dir)
+        if error.errno not in full and not gone:
             raise
+        remedy = 'bring the folder back' if gone else 'free space or choose another folder'
         raise UserError(
-            f'cannot write to {error.filename or work_dir}: {error.strerror}. The checkpoints are intact: free '
-            'space or choose another folder, and continue with --resume'
+            f'cannot write to {error.filename or work_dir}: {error.strerror}. The checkpoints are intact: {remedy}, '
+            'and continue with --resume'
         ) from error
 
 

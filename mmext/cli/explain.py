@@ -26,7 +26,9 @@ LATE_RANK = re.compile(r'(?i)timed out waiting|pair closure|watchdog.*timeout|wa
 # Messages may hold whole configs.
 LONGEST = 400
 # PyTorch's data loader puts the traceback of a worker into the message.
-WORKER = re.compile(r'^Caught \w+ in DataLoader worker process')
+WORKER = re.compile(r'^Caught (\w+) in DataLoader worker process')
+KILLED = re.compile(r'DataLoader worker \(pid (\d+)\) is killed by signal: (.+?)\. ')
+ENDED = re.compile(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) exited unexpectedly')
 
 
 def explain(error: BaseException) -> str | None:
@@ -36,7 +38,9 @@ def explain(error: BaseException) -> str | None:
     while data are loaded. The config is taken from the frames of the traceback: no function has to pass it on.
     """
     if isinstance(error, UserError):
-        return str(error)
+        return _of_worker(str(error))
+    if lost := _lost_worker(error):
+        return lost
     error, frames = unwrap(error)
     if lost := lost_rank(error):
         return lost
@@ -253,6 +257,36 @@ def reason(error: BaseException) -> str:
     text = text if len(text) <= LONGEST else f'{text[:LONGEST]}...'
     plain_words = isinstance(error, (AttributeError, AssertionError, KeyError, NameError, SyntaxError, ValueError))
     return text if plain_words and text else f'{type(error).__name__}: {text}'
+
+
+def _of_worker(text: str) -> str:
+    """The message of a UserError, which a data loader puts behind the traceback of its worker."""
+    worker = WORKER.match(text)
+    return text.rstrip().rpartition(f'{worker[1]}: ')[2] if worker else text
+
+
+def _lost_worker(error: BaseException | None) -> str | None:
+    """The message for a process of a data loader that ended; a chain of errors may have several such."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    texts = [str(each) for each in chain if isinstance(each, RuntimeError)]
+    for pattern in (KILLED, ENDED):
+        if found := next(filter(None, map(pattern.search, texts)), None):
+            how = f'was killed: {found[2]}' if pattern is KILLED else 'ended'
+            if 'shared memory' in found.string or 'Bus error' in found.string:
+                cause = (
+                    'The shared memory, /dev/shm, is full. In a container enlarge it (`docker run --shm-size=8g` or '
+                    '`--ipc=host`), or'
+                )
+            else:
+                cause = 'Most often the machine or its container has no memory left. Give it more, or'
+            return (
+                f'a worker process of a data loader (pid {found[1]}) {how}. {cause} lower num_workers or batch_size of '
+                'the data loader. The checkpoints are intact: continue with --resume'
+            )
+    return None
 
 
 def _missing_file(error: BaseException, frames: list[FrameType], building: bool) -> str | None:

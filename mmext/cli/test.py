@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.default_hooks.visualization.update(draw=True, show=True, wait_time=args.wait_time)
     if args.tta:
         add_tta(config)
-    for hook in ('mmext.CheckHook', 'mmext.SummaryHook'):
+    for hook in ('mmext.CheckHook', 'mmext.SummaryHook', 'mmext.OutageHook'):
         add_hook(config, hook)
     add_hook(config, 'mmext.ReportHook', show_dir=args.show_dir)
     with one_message(config.work_dir):

@@ -12,6 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mmext.visualization.scalars import parse
+
 from .plan import Run
 
 
@@ -31,15 +33,14 @@ class State:
 
 
 def read_state(run: Run) -> State:
-    """Read the state of a run from mmengine's records, of which the last may be half written."""
+    """Read the state of a run from mmengine's records; a line that is half written counts when it is whole."""
     if run.result_file.is_file():
         result = json.loads(run.result_file.read_text())
         return State(epoch=result['epochs'], ap=result['metrics']['AP'])
     state = State()
     for file in sorted(run.work_dir.glob('*/vis_data/scalars.json'))[-1:]:
-        for line in file.read_text().splitlines(keepends=True):
-            if line.endswith('\n'):
-                state = _updated(state, json.loads(line))
+        for record in filter(None, map(parse, file.read_text(errors='replace').splitlines())):
+            state = _updated(state, record)
     return state
 
 

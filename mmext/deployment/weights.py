@@ -27,12 +27,29 @@ def model_weights(checkpoint: dict, name: str) -> dict[str, Tensor]:
     weights = checkpoint.get('state_dict')
     if not isinstance(weights, Mapping) or not weights:
         keys = ', '.join(map(str, list(checkpoint)[:8])) or 'nothing'
-        raise UserError(f"{name} has no 'state_dict', only {keys}: give a checkpoint that mmext or mmdet saved")
+        raise UserError(
+            f"{name} has no weights in 'state_dict', only {keys}: give a checkpoint that mmext or mmdet saved"
+        )
     return dict(weights)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
     """Load the weights into the model, all of them.
+
+    Args:
+        model: The detector.
+        weights: The weights by their keys.
+        name: The checkpoint in messages.
+
+    Raises:
+        UserError: See :func:`check_weights`.
+    """
+    check_weights(model, weights, name)
+    model.load_state_dict(weights, strict=False)
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    """Check that weights are those of the model.
 
     mmengine's loading skips what does not fit, and leaves random weights in its place. Here only the state of losses,
     which inference does not use, may be left out or left over.
@@ -51,19 +68,20 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> 
             f"{name} was trained with a softmax over the classes, but the config's head predicts with sigmoids: give "
             'the config that it was trained with'
         )
-    problems = [f'{key} is missing' for key in own if key not in weights and not _may_be_missing(key)]
-    problems += [f'{key} is unexpected' for key in weights if key not in own and not is_loss_state(key)]
-    problems += [
+    missing = [f'{key} is missing' for key in own if key not in weights and not _may_be_missing(key)]
+    unexpected = [f'{key} is unexpected' for key in weights if key not in own and not is_loss_state(key)]
+    reshaped = [
         f'{key} has the shape {tuple(weights[key].shape)}, and the model needs {tuple(value.shape)}'
         for key, value in own.items()
         if key in weights and weights[key].shape != value.shape
     ]
-    if problems:
-        more = f', and {len(problems) - 3} more like these' if len(problems) > 3 else ''
+    if missing or unexpected or reshaped:
+        counts = f'{len(missing)} tensors are missing, {len(unexpected)} unexpected, {len(reshaped)} of another shape'
+        # One of each kind.
+        shown = [each for kind in (missing, unexpected, reshaped) for each in kind[:1]]
         raise UserError(
-            f'{name} does not fit the config: {"; ".join(problems[:3])}{more}. Give the config that it was trained with'
+            f'{name} does not fit the config: {counts} ({"; ".join(shown)}). Give the config that it was trained with'
         )
-    model.load_state_dict(weights, strict=False)
 
 
 def is_loss_state(key: str) -> bool:

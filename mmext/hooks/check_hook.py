@@ -5,7 +5,7 @@ import logging
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmext.audit import (
@@ -20,7 +20,8 @@ from mmext.audit import (
     label_orders,
     label_orders_of_config,
 )
-from mmext.registry import HOOKS
+from mmext.audit.checkpoint import checkpoint_findings
+from mmext.registry import _HAS_MMDET, HOOKS
 
 
 @HOOKS.register_module()
@@ -32,6 +33,9 @@ class CheckHook(Hook):
 
         custom_hooks = [*_base_.custom_hooks, dict(type='mmext.CheckHook')]
     """
+
+    # Before EMAHook, which fails on a checkpoint without weights.
+    priority = 'VERY_HIGH'
 
     def __init__(self):
         self.trained_classes: tuple[str, ...] | None = None
@@ -54,9 +58,17 @@ class CheckHook(Hook):
         enforce(check_ranks(runner))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note the classes that the checkpoint was trained on."""
+        """Check that the weights are those of the model, and note the classes that they were trained on.
+
+        Raises:
+            UserError: If a weight is missing, unexpected or of another shape, in a test or when a training is resumed;
+                if no weight at all fits, when a training starts from them.
+        """
         meta = checkpoint.get('meta', {}).get('dataset_meta') or {}
         self.trained_classes = meta.get('classes')
+        if _HAS_MMDET:
+            starts = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+            check_checkpoint(detector(runner), checkpoint, str(runner._load_from), starts)
 
     def before_test(self, runner: Runner) -> None:
         """Check the operators and the label order; warn if the checkpoint names its classes in another order.
@@ -82,6 +94,28 @@ def detector(runner: Runner) -> nn.Module:
     """The detector of a runner, without the wrappers for several processes and for test-time augmentation."""
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return model.module if isinstance(model, BaseTTAModel) else model
+
+
+def check_checkpoint(model: nn.Module, checkpoint: dict, name: str, starts_training: bool) -> None:
+    """Check that the weights of a checkpoint are those of the detector.
+
+    Args:
+        model: The detector.
+        checkpoint: The content of the file.
+        name: What to call it in messages.
+        starts_training: Whether a training starts from it, so that a layer may start anew.
+
+    Raises:
+        UserError: If it has no weights; if a weight is missing, unexpected or of another shape; if none fits, where a
+            training starts from it.
+    """
+    from mmext.deployment.weights import check_weights, model_weights
+
+    weights = {key.removeprefix('module.'): value for key, value in model_weights(checkpoint, name).items()}
+    if starts_training:
+        enforce(checkpoint_findings(model, {'state_dict': weights}, 'load_from', to_finetune=True))
+    else:
+        check_weights(model, weights, name)
 
 
 def check_data(model: nn.Module, data: dict[str, object], test_dataloader: dict | None = None) -> None:

@@ -11,8 +11,8 @@ from mmengine.hooks import CheckpointHook as BaseCheckpointHook
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
-from mmext.checkpoints import CheckpointError, write_atomically
-from mmext.checkpoints.saving import ATOMIC, remove_leftovers
+from mmext.checkpoints import CheckpointError
+from mmext.checkpoints.saving import ATOMIC, remove_leftovers, write_patiently
 from mmext.errors import NonFiniteError
 from mmext.registry import HOOKS
 
@@ -26,7 +26,8 @@ class CheckpointHook(BaseCheckpointHook):
     mmengine deletes the old checkpoint before it writes the new one, and writes in place: a run that is killed
     meanwhile can be left with none. Here
 
-    * a file is written under another name, flushed to the disk, and renamed (local files only);
+    * a file is written under another name, flushed to the disk, and renamed (local files only). If the folder is away,
+      such as a network share, it is waited for, up to a minute;
     * `last_checkpoint` is written after the checkpoint that it names, in the same way;
     * an old checkpoint, or a best one, is deleted after the new one is there. So for a moment there is one more than
       `max_keep_ckpts`;
@@ -70,6 +71,8 @@ class CheckpointHook(BaseCheckpointHook):
         if type(self.file_backend) is LocalBackend and not self.file_client_args:
             self.backend_args = dict(backend=ATOMIC)
             if is_main_process():
+                with _one_message(f'in {self.out_dir}'):
+                    Path(self.out_dir).mkdir(parents=True, exist_ok=True)
                 remove_leftovers(self.out_dir)
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -140,7 +143,7 @@ class CheckpointHook(BaseCheckpointHook):
                 **self.args,
             )
             if is_main_process():
-                write_atomically(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt.encode())
+                write_patiently(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt.encode())
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         """Save the best checkpoint, and only then delete the one before."""

@@ -40,17 +40,22 @@ def _read(file: Path) -> list[dict]:
     """The records of one file."""
     records = []
     for number, line in enumerate(file.read_text(encoding='utf-8', errors='replace').splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if isinstance(record, dict) and isinstance(record.get('step'), int):
+        if record := parse(line):
             records.append(record)
         else:
             MMLogger.get_current_instance().warning(
                 '%s, line %d is skipped: it is not a record of a step: %.40r', file, number, line
             )
     return records
+
+
+def parse(line: str) -> dict | None:
+    """The record of a line; None if it is not a record of a step."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get('step'), int) else None
 
 
 def points_of(records: Sequence[dict], key: str) -> list[tuple[int, float]]:

@@ -85,8 +85,9 @@ def test_removes_only_its_own_leftovers(file, monkeypatch):
 
 def test_backend_of_mmengine(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(saving, 'write_atomically', lambda path, content: written.append((path, content)))
+    monkeypatch.setattr(saving, 'write_atomically', lambda *given, **options: written.append((*given, options)))
     backend = get_file_backend(str(tmp_path), backend_args=dict(backend=saving.ATOMIC))
     backend.put(b'new', 'a')
     backend.put_text('neu', 'b')
-    assert written == [('a', b'new'), ('b', b'neu')]
+    # A folder that is gone is not made anew: the file would not be where the others are.
+    assert written == [('a', b'new', {'make_folder': False}), ('b', b'neu', {'make_folder': False})]

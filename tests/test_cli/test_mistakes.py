@@ -141,6 +141,9 @@ COMMANDS = [
     ('train CONFIG --auto-scale-lr --cfg-options auto_scale_lr._delete_=True auto_scale_lr.a=1', 'base_batch_size'),
     ('test CONFIG nothing.pth', "there is no checkpoint 'nothing.pth'"),
     ('test CONFIG DAMAGED', 'damaged.pth was not loaded'),
+    ('test CONFIG OTHER', 'other.pth does not fit the config: ', 'tensors are missing, 1 unexpected', 'layer is unexp'),
+    ('test CONFIG AVERAGE', "average.pth has no weights in 'state_dict', only ema_state_dict", 'give a checkpoint'),
+    ('train CONFIG --cfg-options load_from=OTHER', 'the weights are those of another model: 0 of'),
     ('class-weights nothing.json', "no annotation file 'nothing.json'"),
     ('compare CONFIG CONFIG', 'two variants are named mine'),
     ('compare CONFIG --variant ciou model', 'give settings as key=value, not model'),
@@ -153,7 +156,12 @@ def test_commands(command, words, config, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv('LOCAL_RANK', raising=False)
     damaged = tmp_path / 'damaged.pth'
     damaged.write_bytes(b'PK\x03\x04')
-    given = [{'CONFIG': str(config), 'DAMAGED': str(damaged)}.get(word, word) for word in command.split()]
+    files = dict(CONFIG=config, DAMAGED=damaged, OTHER=tmp_path / 'other.pth', AVERAGE=tmp_path / 'average.pth')
+    torch.save({'state_dict': {'layer': torch.zeros(1)}}, files['OTHER'])
+    torch.save({'ema_state_dict': {'layer': torch.zeros(1)}}, files['AVERAGE'])
+    for name, file in files.items():
+        command = command.replace(name, str(file))
+    given = command.split()
     monkeypatch.chdir(tmp_path)
     assert main(given) == 2
     message = capsys.readouterr().err

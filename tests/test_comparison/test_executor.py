@@ -1,17 +1,23 @@
 """What jobs may use; tests/test_tools/test_compare.py runs them."""
 
+import io
 import os
+import sys
 from collections import deque
 from types import SimpleNamespace
 
+import cloudpickle
 import pytest
 import torch
+from rich.console import Console
 from submitit.core.utils import FailedJobError, UncompletedJobError
+from toy_training import resources
 
 from mmext.comparison import executor
 from mmext.comparison.executor import (
     Resources,
     environment,
+    execute,
     make_executor,
     reason,
     submit,
@@ -19,6 +25,7 @@ from mmext.comparison.executor import (
     visible_gpus,
 )
 from mmext.comparison.plan import Run
+from mmext.comparison.progress import Progress
 
 
 @pytest.mark.parametrize('given, gpus', [(None, [0, 1]), ('3,5', [3, 5]), ('3', [3])])
@@ -86,3 +93,46 @@ def test_slurm_gets_the_options_of_sbatch(tmp_path, monkeypatch):
     assert '#SBATCH --gpus-per-node=1' in script
     by_gres = make_executor(tmp_path, Resources('slurm', jobs=4, slurm={'gres': 'gpu:a100:1'}))
     assert 'gpus_per_node' not in by_gres.parameters
+
+
+class ShortRun:
+    """A job in a process of its own that only writes a result; it is sent by value, and imports nothing heavy."""
+
+    def __call__(self, folder, name, seed):
+        from pathlib import Path
+
+        file = Path(folder, name, f'seed_{seed}', 'result.json')
+        (log := file.parent / '20260101_000000' / 'vis_data').mkdir(parents=True)
+        (log / 'scalars.json').write_text('{"step": 1, "loss": 1.0}\n' * 1000)
+        file.write_text('{"epochs": 1, "metrics": {"AP": 0.5}}')
+
+
+class WatchedProgress(Progress):
+    """Notes the memory in MB, the open files and the threads of the command after each run."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.resources = []
+
+    def ended(self, run, failure):
+        super().ended(run, failure)
+        assert failure is None, failure
+        self.resources.append(resources())
+
+
+@pytest.mark.parametrize('number', [12, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.timeout(3600)
+def test_many_runs_leave_nothing_behind(number, tmp_path, monkeypatch):
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(executor, 'Training', ShortRun)
+    monkeypatch.setattr(executor, 'SECONDS_BETWEEN_LOOKS', 0.1)
+    runs = [Run(tmp_path, name, seed) for seed in range(number // 2) for name in ('stock', 'focal')]
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with WatchedProgress(runs, 1, 2, console) as progress:
+        assert execute(runs, tmp_path, Resources(jobs=2), progress) == {}
+    memory, files, threads = zip(*progress.resources)
+    print(f'{memory[1]:.1f} to {memory[-1]:.1f} MB, {files[1]} to {files[-1]} files, {threads[1]} to {threads[-1]}')
+    assert len(memory) == number
+    # Two runs are under way at a time.
+    assert max(files[4:]) <= max(files[:4]) and max(threads[4:]) <= max(threads[:4])
+    assert memory[-1] - memory[3] < 0.1 * number

@@ -34,6 +34,9 @@ def test_reads_how_far_a_run_is(runs):
     assert read_state(run) == State()
     record(run, EVALUATION, STEP, '{"loss": 1, "step": 7, "ep')
     assert read_state(run) == State(step=6, epoch=3, ap=0.25)
+    # A full disk may leave half a line in the middle.
+    record(run, EVALUATION, '{"loss": 1, "step": 5, "ep', STEP)
+    assert read_state(run) == State(step=6, epoch=3, ap=0.25)
     finish(run)
     assert read_state(run) == State(epoch=4, ap=0.5)
 

@@ -121,7 +121,7 @@ def test_refuses_a_checkpoint_that_does_not_fit(files, shapes, tmp_path):
     with pytest.raises(UserError, match=r'multi_level_conv_cls.0.weight has the shape \(3, 16, 1, 1\), and .*\(2, 16'):
         load(other, files[1])
     torch.save(dict(weights={}), tmp_path / 'other.pth')
-    with pytest.raises(UserError, match="has no 'state_dict', only weights"):
+    with pytest.raises(UserError, match="has no weights in 'state_dict', only weights"):
         load(files[0], tmp_path / 'other.pth')
     softmax = detector(tmp_path, shapes, SOFTMAX)
     with pytest.raises(UserError, match='was trained with a softmax'):

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import re
 import resource
 import signal
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.fileio import LocalBackend
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
-from toy_training import LENGTH, in_a_process, kill_in, signal_at, status_of, toy_runner
+from toy_training import LENGTH, call_at, in_a_process, kill_in, signal_at, status_of, toy_runner
 
 from mmext.checkpoints import CheckpointError, load_checkpoint, newest_checkpoint, saving
 from mmext.hooks import CheckpointHook
@@ -174,7 +176,53 @@ def test_a_disk_that_takes_no_more(limit, reason, work_dir):
 def test_a_folder_that_cannot_be_written(work_dir):
     assert train(work_dir, out_dir='/proc/none') == 2
     text = work_dir.with_suffix('.out').read_text()
-    assert 'mmext: error: cannot save the checkpoint /proc/none/run/epoch_1.pth' in text
+    assert 'mmext: error: cannot save the checkpoint in /proc/none/run: ' in text
+    # Before the first iteration.
+    assert not any('epoch' in name for name in names(work_dir))
+
+
+def poison(runner):
+    """A weight that the optimizer works on, as an overflow leaves it."""
+    runner.model.layer.weight.data[0, 0] = float('inf')
+
+
+def poison_average(runner):
+    """A weight of EMAHook's average."""
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    hook.ema_model.module.layer.weight.data[0, 0] = float('nan')
+
+
+def poison_and_terminate(runner):
+    poison(runner)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+IN_THE_SECOND_EPOCH = 'before_train_iter', LENGTH + 1
+# After the last step of the average, so that the weights alone are not finite.
+AFTER_IT = 'after_train_epoch', 2 * LENGTH
+
+
+@pytest.mark.parametrize(
+    'at, action',
+    [
+        (IN_THE_SECOND_EPOCH, poison),
+        (IN_THE_SECOND_EPOCH, poison_average),
+        (IN_THE_SECOND_EPOCH, poison_and_terminate),
+        (AFTER_IT, poison),
+    ],
+)
+@pytest.mark.parametrize('best', [False, True])
+def test_weights_that_are_not_finite_are_never_saved(at, action, best, work_dir):
+    """By epochs, as the best, and at SIGTERM; in the model and in its average."""
+    options = dict(save_best='toy/acc', interval=-1) if best else dict(max_keep_ckpts=1)
+    assert train(work_dir, call_at(*at, action), **options) == 2
+    text = work_dir.with_suffix('.out').read_text()
+    assert re.search(r'mmext: error: (module\.)?layer\.weight is not finite in iteration \d+, so no checkpoint', text)
+    saved = ['best_toy_acc_epoch_1.pth'] if best else ['epoch_1.pth']
+    assert [name for name in names(work_dir) if name.endswith('.pth')] == saved
+    content = load_checkpoint(work_dir / saved[0])
+    for state in ('state_dict', 'ema_state_dict'):
+        assert all(value.isfinite().all() for value in content[state].values())
 
 
 def test_takes_the_arguments_of_mmengines():

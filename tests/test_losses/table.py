@@ -86,7 +86,6 @@ EXEMPT = {
     ('interp', 'symmetric'): 'it interpolates towards the target',
     ('interp', 'monotone'): 'the lower the IoU, the closer its interpolated box is to the target',
     ('shape', 'symmetric'): "it is weighted by the target's sides",
-    ('giou', 'accurate gradient'): 'it has a kink where the boxes begin to stick out of each other',
     ('piou', 'symmetric'): "it measures in the target's sides",
     ('PIoUFocus', 'symmetric'): "it measures in the target's sides",
     ('mpdiou', 'scale'): 'it measures in the diagonal of the image, which does not follow the boxes',

@@ -1,8 +1,8 @@
-"""Every loss over a sigmoid: its minimum, extreme logits, probabilities, and the function beside the class."""
+"""Every loss over a sigmoid: its minimum, extreme logits (those of a softmax too), probabilities, and its function."""
 
 import pytest
 import torch
-from table import SIGMOID, SIGMOID_LOSSES, function_of, logits_and_scores
+from table import SIGMOID, SIGMOID_LOSSES, SOFTMAX_LOSSES, function_of, logits_and_scores
 
 from mmext import losses
 
@@ -46,17 +46,55 @@ class TestRest:
         assert not below < 0 < above
 
 
+def extremes(dtype):
+    """Logits up to 1e30 and down to the smallest number of the type, of both signs."""
+    tiny = torch.finfo(dtype).smallest_normal
+    numbers = torch.tensor([0, tiny * 2**-6, tiny, 1e-3, 1, 20, 100, 1000, 1e30], dtype=torch.float64)
+    logit = torch.cat([numbers, -numbers]).to(dtype)
+    return logit[logit.isfinite()]
+
+
+TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
 @pytest.mark.parametrize('row', SIGMOID_LOSSES, ids=str)
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('dtype', TYPES)
 def test_is_finite_for_extreme_logits(row, dtype):
-    logit = torch.tensor([-1000, -100, -20, 0, 20, 100, 1000], dtype=dtype).repeat(3).unsqueeze(-1).repeat(1, 3)
-    target = torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(7).unsqueeze(-1).to(dtype).expand(-1, 3)
+    scores = torch.tensor([0.0, torch.finfo(dtype).smallest_normal / 2, 0.5, 1.0], dtype=dtype)
+    logit, target = (part.unsqueeze(-1).repeat(1, 3) for part in torch.cartesian_prod(extremes(dtype), scores).T)
+    if row.arguments.get('activated'):
+        logit = logit.abs().clamp(max=1)
     loss = row.build()(logit.requires_grad_(), target)
     loss.sum().backward()
-    assert loss.dtype == torch.float32
+    assert loss.dtype == torch.promote_types(dtype, torch.float32)
     assert loss.isfinite().all()
     assert logit.grad.isfinite().all()
     assert (loss >= -1e-12).all()
+
+
+@pytest.mark.parametrize('row', SOFTMAX_LOSSES, ids=str)
+@pytest.mark.parametrize('dtype', TYPES)
+def test_a_softmax_is_finite_for_extreme_logits(row, dtype):
+    logit = torch.cartesian_prod(*[extremes(dtype)] * 3).requires_grad_()
+    for label in range(3):
+        loss = row.build()(logit, torch.full(logit.shape[:1], label))
+        assert loss.isfinite().all() and (loss >= 0).all()
+        assert torch.autograd.grad(loss.sum(), logit)[0].isfinite().all()
+
+
+@pytest.mark.parametrize('infinity', [float('inf'), float('-inf')])
+@pytest.mark.parametrize('row', SIGMOID_LOSSES + SOFTMAX_LOSSES, ids=str)
+def test_an_infinite_logit_concerns_its_row_alone(row, infinity):
+    logit, score = logits_and_scores()
+    target = torch.arange(40) % 3 if row in SOFTMAX_LOSSES else score
+    results = []
+    for number in (infinity, 0.5):
+        leaf = (logit.sigmoid() if row.arguments.get('activated') else logit).clone()
+        leaf[0, 0] = number
+        leaf.requires_grad_()
+        loss = row.build()(leaf, target)
+        results.append((loss[1:].detach(), torch.autograd.grad(loss.sum(), leaf)[0][1:]))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('kind', SIGMOID)

@@ -124,14 +124,16 @@ def test_makes_any_training_resumable():
     common.make_resumable(config)
     assert config.train_cfg == dict(type='mmext.EpochBasedTrainLoop', max_epochs=1)
     assert config.default_hooks.checkpoint.type == 'mmext.CheckpointHook'
-    assert [hook['type'] for hook in config.custom_hooks] == ['mmext.ResumeHook', 'mmext.TerminationHook']
+    assert [hook['type'] for hook in config.custom_hooks] == [
+        'mmext.ResumeHook', 'mmext.TerminationHook', 'mmext.OutageHook'
+    ]  # fmt: skip
     own = dict(
         default_hooks=dict(checkpoint=None), train_cfg=dict(by_epoch=False, max_iters=1), custom_hooks=[dict(type='A')]
     )
     config = Config(own)
     common.make_resumable(config)
     assert config.train_cfg == own['train_cfg'] and config.default_hooks.checkpoint is None
-    assert config.custom_hooks[0] == dict(type='A') and len(config.custom_hooks) == 3
+    assert config.custom_hooks[0] == dict(type='A') and len(config.custom_hooks) == 4
 
 
 class Call:
