@@ -1,6 +1,5 @@
 """A classification loss as `loss_decode` of mmsegmentation's heads."""
 
-import torch
 from torch import Tensor
 
 from mmext.registry import MODELS
