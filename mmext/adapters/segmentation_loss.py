@@ -78,8 +78,8 @@ class SegmentationLoss(LossAdapter):
             )
         if pred.shape[1] == 1 and not self.loss.use_sigmoid:
             raise ValueError(
-                f'SegmentationLoss: {type(self.loss).__name__} is a softmax loss, but the head gives one logit per pixel; '
-                'set out_channels=2, or use a loss over a sigmoid, such as mmext.FocalLoss'
+                f'SegmentationLoss: {type(self.loss).__name__} is a softmax loss, but the head gives one logit per '
+                'pixel; set out_channels=2, or use a loss over a sigmoid, such as mmext.FocalLoss'
             )
         counted = target != ignore_index
         logit = pred.movedim(1, -1)

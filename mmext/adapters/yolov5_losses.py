@@ -48,8 +48,8 @@ class YOLOv5BoxLoss(LossAdapter):
         check_choice(self, 'overlap', overlap, OVERLAPS)
         if not self.loss.scale_invariant:
             raise ValueError(
-                f"YOLOv5BoxLoss: {loss['type']} has a length as parameter, but mmyolo's head gives it boxes in units of "
-                "the grid, which differ between the levels; use mmext.IoULoss with another variant than 'mpdiou'"
+                f"YOLOv5BoxLoss: {loss['type']} has a length as parameter, but mmyolo's head gives it boxes in units "
+                "of the grid, which differ between the levels; use mmext.IoULoss with another variant than 'mpdiou'"
             )
         self.overlap = overlap
 

@@ -144,12 +144,12 @@ def check_targets(path: str, head: nn.Module) -> list[Finding]:
         Finding(
             'warning',
             f'{path}.{name}',
-            f'{type(adapted(name, getattr(head, name))[1]).__name__} has its minimum in the wrong place for the soft targets, such as '
+            f'{type(loss).__name__} has its minimum in the wrong place for the soft targets, such as '
             f'IoUs, that {type(head).__name__} gives it',
             f'{remedy}use mmext.QualityFocalLoss or mmext.VarifocalLoss',
         )
         for name, remedy in soft_targets(head).items()
-        if is_for_hard_targets(adapted(name, getattr(head, name, None))[1])
+        if is_for_hard_targets(loss := adapted(name, getattr(head, name, None))[1])
     ]
 
 

@@ -18,10 +18,10 @@ def require(project):
     """The module of a project with its models registered; the test is skipped where it cannot be imported."""
     try:
         module = import_module(project)
+        import_module(f'{project}.models')
     except ImportError as error:
-        pytest.skip(f'needs the package {PACKAGES[project]}: {error}')
+        pytest.skip(f'{PACKAGES[project]} is not installed, or cannot be imported here: {error}')
     except AssertionError as error:
         # Each project asserts the versions that it runs with.
         pytest.skip(f'{PACKAGES[project]} refuses this stack: {error}')
-    import_module(f'{project}.models')
     return module
