@@ -71,3 +71,11 @@ def test_the_overlap_has_no_gradient_and_its_own_variant():
     assert loss.requires_grad and not overlap.requires_grad
     corners = torch.tensor([[4.0, 4, 6, 6]]), torch.tensor([[5.0, 3, 7, 7]])
     torch.testing.assert_close(overlap, 1 - iou_loss(*corners, 'giou'))
+
+
+def test_the_unreduced_loss_of_a_pixel_is_summed_over_the_classes():
+    """mmsegmentation's OHEMPixelSampler indexes it with a mask of the pixels."""
+    logits, labels = torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
+    loss = build('SegmentationLoss', FOCAL)(logits, labels, reduction_override='none')
+    each = MODELS.build(FOCAL)(logits.movedim(1, -1), labels, reduction_override='none')
+    torch.testing.assert_close(loss, each.sum(-1))
