@@ -23,7 +23,7 @@ def _child(parent: Registry, *locations: str) -> Registry:
 # The heads and the assigner extend mmdet's; the losses serve projects that have no mmdet.
 _HAS_MMDET = bool(find_spec('mmdet'))
 
-MODELS = _child(root.MODELS, 'mmext.losses', *(['mmext.heads'] if _HAS_MMDET else []))
+MODELS = _child(root.MODELS, 'mmext.losses', 'mmext.adapters', *(['mmext.heads'] if _HAS_MMDET else []))
 HOOKS = _child(root.HOOKS, 'mmext.hooks')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmext.optim')
 LOOPS = _child(root.LOOPS, 'mmext.loops')

@@ -7,6 +7,7 @@ from mmext.losses import SoftmaxFocalLoss
 from mmext.losses.base import BoxLoss, SigmoidLoss
 
 from .findings import Finding
+from .projects import adapted, check_project_head, project_head
 
 
 def check_wiring(model: nn.Module) -> list[Finding]:
@@ -120,6 +121,8 @@ def soft_targets(head: nn.Module) -> dict[str, str]:
 
     from mmext.heads import YOLOXHead
 
+    if known := project_head(head):
+        return dict.fromkeys(known.soft, 'Instead ')
     if isinstance(head, YOLOXHead):
         parts = [part for part in ('cls', 'obj') if getattr(head, f'{part}_target') == 'iou']
         return {f'loss_{part}': f"Set model.bbox_head.{part}_target='hard', or " for part in parts}
@@ -141,12 +144,12 @@ def check_targets(path: str, head: nn.Module) -> list[Finding]:
         Finding(
             'warning',
             f'{path}.{name}',
-            f'{type(getattr(head, name)).__name__} has its minimum in the wrong place for the soft targets, such as '
+            f'{type(loss).__name__} has its minimum in the wrong place for the soft targets, such as '
             f'IoUs, that {type(head).__name__} gives it',
             f'{remedy}use mmext.QualityFocalLoss or mmext.VarifocalLoss',
         )
         for name, remedy in soft_targets(head).items()
-        if is_for_hard_targets(getattr(head, name))
+        if is_for_hard_targets(loss := adapted(name, getattr(head, name, None))[1])
     ]
 
 
@@ -262,8 +265,9 @@ def check_losses(model: nn.Module) -> list[Finding]:
         if not (hasattr(head, 'loss_cls') or hasattr(head, 'loss_bbox')):
             continue
         found += check_targets(f'model.{path}', head)
+        found += check_project_head(f'model.{path}', head)
         for child, loss in head.named_children():
-            name = f'model.{path}.{child}'
+            name, loss = adapted(f'model.{path}.{child}', loss)
             if isinstance(loss, SigmoidLoss):
                 found += check_sigmoid(name, head, loss)
             elif isinstance(loss, SoftmaxFocalLoss):

@@ -21,8 +21,12 @@ REDUCTIONS = ('none', 'mean', 'sum')
 # Heads that divide what a loss returns by the number of positives.
 DIVIDING_HEADS = (
     'mmdet.models.dense_heads.yolox_head',
-    'mmyolo.models.dense_heads.yolox_head',
+    'mmyolo.models.dense_heads.ppyoloe_head',
+    'mmyolo.models.dense_heads.yolov6_head',
     'mmyolo.models.dense_heads.yolov8_head',
+    'mmyolo.models.dense_heads.yolox_head',
+    'mmpose.models.heads.hybrid_heads.rtmo_head',
+    'mmpose.models.heads.hybrid_heads.yoloxpose_head',
 )
 
 
@@ -148,13 +152,13 @@ class ElementwiseLoss(nn.Module, metaclass=ABCMeta):
             return
         self._caller_checked = True
         frame = sys._getframe(2)
-        while frame is not None and _module(frame).startswith(('torch.', 'mmext.losses')):
+        while frame is not None and _module(frame).startswith(('torch.', 'mmext.losses', 'mmext.adapters')):
             frame = frame.f_back
         if frame is not None and _module(frame) in DIVIDING_HEADS:
             print_log(
                 f"{type(self).__name__} has reduction='mean', but {_module(frame)} divides by the number of positives "
-                "itself, so the loss is divided twice and becomes negligible. Set reduction='sum', or "
-                "bbox_head.type='mmext.YOLOXHead'",
+                "itself, so the loss is divided twice and becomes negligible. Set reduction='sum'"
+                + (", or bbox_head.type='mmext.YOLOXHead'" if _module(frame).startswith('mmdet.') else ''),
                 logger='current',
                 level=logging.WARNING,
             )
@@ -167,6 +171,9 @@ def _module(frame: FrameType) -> str:
 
 class BoxLoss(ElementwiseLoss):
     """Base of the losses for boxes (n, 4). A weight of shape (n, 4), as mmdet's heads give it, is averaged per row."""
+
+    scale_invariant = True
+    """Whether the unit of the boxes makes no difference."""
 
     def broadcast_weight(self, weight: Tensor, shape: torch.Size) -> Tensor:
         if weight.shape == (*shape, 4):

@@ -400,6 +400,11 @@ class IoULoss(BoxLoss):
         self.variant_kwargs = variant_kwargs
 
     @property
+    def scale_invariant(self) -> bool:
+        """Whether the unit of the boxes makes no difference: for all variants but mpdiou."""
+        return not takes_image_size(self.variant)
+
+    @property
     def needs_image_size(self) -> bool:
         """Whether each call must pass `image_size`; heads read it."""
         return takes_image_size(self.variant) and 'image_size' not in self.variant_kwargs

@@ -66,6 +66,8 @@ class NWDLoss(BoxLoss):
         tensor(0.6321)
     """
 
+    scale_invariant = False
+
     def __init__(self, constant: float = 12.8, reduction: str = 'mean', loss_weight: float = 1.0):
         super().__init__(reduction, loss_weight)
         check_positive(self, constant=constant)
