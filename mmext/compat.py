@@ -1,7 +1,12 @@
-"""What differs between the supported versions of torch, here alone."""
+"""What differs between the supported versions of torch and mmengine, here alone."""
+
+from typing import Any
 
 import torch
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import digit_version
+
+from mmext.errors import UserError
 
 TORCH = digit_version(torch.__version__)
 
@@ -11,8 +16,47 @@ HAS_SAFE_LOADING = digit_version('2.7.0') <= TORCH
 # Before 2.3 torch.compiler has no such function.
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
 
+# The oldest torch that has done it in the tests, by what needs it.
+OLDEST_TORCH = {'compile': '2.13', 'onnx': '2.13'}
+
+
+def torch_can(feature: str) -> bool:
+    """Whether this torch is new enough for a feature, a key of :data:`OLDEST_TORCH`."""
+    return digit_version(OLDEST_TORCH[feature]) <= TORCH
+
+
+def check_torch_can(feature: str, name: str) -> None:
+    """Refuse what this torch is too old for.
+
+    Args:
+        feature: A key of :data:`OLDEST_TORCH`.
+        name: What the user asked for, as it is written in the config or on the command line.
+
+    Raises:
+        UserError: If this torch is too old; it names both versions.
+    """
+    if not torch_can(feature):
+        raise UserError(
+            f'{name} needs torch {OLDEST_TORCH[feature]} or later, and this is torch {torch.__version__}: '
+            f'leave it out, or install a newer torch (docs/compatibility.md lists the tested combinations)'
+        )
+
 
 def recompile_limit(limit: int) -> dict[str, int]:
     """The setting of `torch._dynamo.config` for so many compilations of one function."""
     old = 'cache_size_limit'
     return {'recompile_limit' if hasattr(torch._dynamo.config, 'recompile_limit') else old: limit}
+
+
+def start_of(event: Any) -> int:
+    """When an event of torch's profiler started: in nanoseconds, or in microseconds before torch 2.4."""
+    return event.start_ns() if hasattr(event, 'start_ns') else event.start_us()
+
+
+def register_configs() -> None:
+    """Make mmengine find `mmext::` bases, which it does for a fixed list of packages.
+
+    The name is that of a module, not of the distribution: mmengine 0.10.7 looks for a distribution in site-packages
+    alone, and an editable installation is elsewhere. For a module it takes the folder.
+    """
+    MODULE2PACKAGE['mmext'] = 'mmext.registry'

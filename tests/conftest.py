@@ -12,7 +12,10 @@ from types import ModuleType
 
 import pytest
 import torch
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import MMLogger
+
+from mmext.compat import OLDEST_TORCH, register_configs, torch_can
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +29,11 @@ def pytest_collection_modifyitems(items):
         item.user_properties += [('part of a loss', part) for part in getattr(row, 'parts', ())]
         if item.get_closest_marker('gpu') and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason='needs an NVIDIA GPU, and torch sees none'))
+        for marker in item.iter_markers('torch_can'):
+            (feature,) = marker.args
+            if not torch_can(feature):
+                reason = f'{feature} needs torch {OLDEST_TORCH[feature]}, and this is torch {torch.__version__}'
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -81,6 +89,14 @@ def log(caplog):
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def named_configs(monkeypatch):
+    """Bases by the name `mmext::` are found, as under mmext's own commands."""
+    # With an entry of its own, which is taken out afterwards.
+    monkeypatch.setitem(MODULE2PACKAGE, 'mmext', None)
+    register_configs()
 
 
 @pytest.fixture(scope='session')

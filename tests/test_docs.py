@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, load_tool
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import init_default_scope
 
 from mmext import losses
@@ -165,8 +164,7 @@ def built(node):
 
 
 @pytest.mark.parametrize(('page', 'block'), CONFIGS, ids=name)
-def test_a_config_builds_its_losses(page, block, tmp_path, monkeypatch):
-    monkeypatch.setitem(MODULE2PACKAGE, 'mmext', 'mmext')
+def test_a_config_builds_its_losses(page, block, tmp_path, named_configs):
     init_default_scope('mmdet')
     file = tmp_path / 'config.py'
     file.write_text(f'loss = {block}' if block.startswith('dict(') else block)

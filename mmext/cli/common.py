@@ -117,12 +117,11 @@ def read_config(name: str) -> Config:
         MissingFileError: If there is no such config.
         UserError: If it cannot be read.
     """
-    from mmengine.config.utils import MODULE2PACKAGE
-
     file = _resolve(name)
     check_stack()
-    # mmengine resolves `package::` for a fixed list of packages.
-    MODULE2PACKAGE['mmext'] = 'mmext'
+    from mmext.compat import register_configs
+
+    register_configs()
     try:
         return Config.fromfile(file)
     except Exception as error:

@@ -494,6 +494,7 @@ class TestFixedOperations:
         return [*losses.values(), *torch.autograd.grad(sum(losses.values()), levels)]
 
 
+@pytest.mark.torch_can('compile')
 class TestCompiled:
     """`loss_by_feat` as one graph."""
 
