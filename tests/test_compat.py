@@ -50,6 +50,35 @@ def test_events_are_in_order_whatever_torch_calls_their_start():
     assert [compat.start_of(event) for event in events] == [2000, 2]
 
 
+@pytest.mark.parametrize('bad', [None, float('nan'), float('-inf')])
+@pytest.mark.parametrize('version', ['2.1.2', torch.__version__])
+def test_the_check_for_non_finite_values(monkeypatch, version, bad):
+    monkeypatch.setattr(compat, 'TORCH', digit_version(version))
+    # The squares of the finite ones overflow.
+    tensors = [torch.full((2, 3), 1e30), torch.tensor([-1e30, 1.0])]
+    if bad is not None:
+        tensors[1][1] = bad
+    copies = [tensor.clone() for tensor in tensors]
+    for before in (0.0, 1.0):
+        found = torch.full((1,), before)
+        if version == '2.1.2':
+            monkeypatch.delattr(torch, '_amp_foreach_non_finite_check_and_unscale_', raising=False)
+        compat.mark_non_finite(tensors, found, torch.ones(1))
+        assert found.item() == (before if bad is None else 1)
+    for tensor, copy in zip(tensors, copies):
+        torch.testing.assert_close(tensor, copy, equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('text', ['flags\t\t: fpu avx512_bf16', 'Features\t: fp asimd bf16'])
+def test_the_capabilities_without_torchs_function(monkeypatch, tmp_path, text):
+    monkeypatch.delattr(torch.cpu, 'get_capabilities', raising=False)
+    monkeypatch.setattr(compat, 'CPU_INFO', tmp_path / 'cpuinfo')
+    assert compat.cpu_capabilities() == {'cpu_name': None}
+    (tmp_path / 'cpuinfo').write_text(f'model name\t: A CPU\n{text}\n\n')
+    found = compat.cpu_capabilities()
+    assert found['cpu_name'] == 'A CPU' and any('bf16' in name for name in found)
+
+
 def test_mmengine_finds_the_configs_of_an_editable_install(named_configs):
     """mmengine 0.10.7 looks for a distribution in site-packages alone."""
     name = MODULE2PACKAGE['mmext']
