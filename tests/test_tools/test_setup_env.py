@@ -271,6 +271,12 @@ def test_the_extras_name_every_source():
     assert set(wheelhouse.SOURCES) <= set(map(wheelhouse.name_of, wheelhouse.extras('onedl', 'onedl-dev', 'dev')))
 
 
+def test_the_extras_hold_the_extras_that_they_name_and_no_torch():
+    names = list(map(wheelhouse.name_of, wheelhouse.extras('onedl', 'onedl-dev', 'dev')))
+    assert {'scipy', 'submitit', 'onnxruntime', 'pytest'} < set(names)
+    assert not {'torch', 'mmext'} & set(names)
+
+
 def make_wheel(folder: Path, name: str, *requirements: str, tag: str = 'py3-none-any') -> None:
     about = f'{name}-1.dist-info'
     with zipfile.ZipFile(folder / f'{name}-1-{tag}.whl', 'w') as archive:
