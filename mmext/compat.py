@@ -1,5 +1,6 @@
 """What differs between the supported versions of torch and mmengine, here alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def mark_non_finite(tensors: list[Tensor], found: Tensor, scale: Tensor) -> None
         torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, scale)
 
 
-def cpu_capabilities() -> dict[str, object]:
+def cpu_capabilities() -> Mapping[str, object]:
     """The instruction sets of the CPU, such as `avx512_bf16`, and its name as `cpu_name`.
 
     These are `torch.cpu.get_capabilities()`, or without that function, which torch 2.6 does not have, what the kernel
