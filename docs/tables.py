@@ -4,6 +4,7 @@ The pages of docs/ include the parts by name. Files that are read without a buil
 comments, `<!-- table: NAME -->` and `<!-- end of table -->`; `python docs/tables.py` draws these anew.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -24,9 +25,15 @@ from mmext.visualization import loss_curves
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
 EVIDENCE = ROOT / 'evidence'
+REQUIREMENTS = ROOT / 'requirements'
 # The data sets of evidence/, and their titles.
 DATA = {'bccd': 'BCCD', 'aquarium': 'Aquarium', 'hituav': 'HIT-UAV'}
-FILLED = (ROOT / 'README.md', ROOT / 'docs' / 'which_loss.md', CONFIGS / 'yolox' / 'README.md')
+FILLED = (
+    ROOT / 'README.md',
+    ROOT / 'docs' / 'which_loss.md',
+    ROOT / 'docs' / 'compatibility.md',
+    CONFIGS / 'yolox' / 'README.md',
+)
 OFFSETS = (0.1, 0.5, 0.9, 1.5, 2.5)
 FIGURE = """\
 ```{{figure}} /_generated/{name}.png
@@ -272,7 +279,36 @@ def evidence_of(title: str) -> str:
     return markdown_table(analyze(results)) if results else ''
 
 
+def pins(stack: str) -> dict[str, str]:
+    """The versions in the constraints file of a stack, by the name that a package is imported by."""
+    lines = [line for line in (REQUIREMENTS / f'{stack}.txt').read_text().splitlines() if '==' in line]
+    versions = {name.removeprefix('onedl-'): version for name, version in (line.split('==') for line in lines)}
+    return {'mmdet': versions.get('mmdetection'), **versions}
+
+
+def stacks() -> str:
+    """The versions of each stack, from its constraints file, and the name of its packages."""
+    packages = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet')
+    rows = [['`STACK`', 'packages', *packages]]
+    for stack in sorted((path.stem for path in REQUIREMENTS.glob('*.txt')), key=lambda name: (name != 'onedl', name)):
+        versions = pins(stack)
+        origin = '`onedl-mm...`' if stack == 'onedl' else '`mm...`'
+        rows.append([f'`{stack}`', origin, *(versions[name] for name in packages)])
+    return table(*rows)
+
+
+def tested() -> str:
+    """What was run on which stack, with which Python, and when, from `requirements/tested.json`."""
+    rows = [['`STACK`', 'Python', 'torch', 'what was run', 'result', 'date']]
+    for run in json.loads((REQUIREMENTS / 'tested.json').read_text()):
+        versions = [f'`{run["stack"]}`', run['python'], pins(run['stack'])['torch']]
+        rows.append([*versions, run['what'], run['result'], run['date']])
+    return table(*rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    'stacks': stacks,
+    'tested': tested,
     'evidence': evidence,
     **{f'evidence_{name}': partial(evidence_of, title) for name, title in DATA.items()},
 }

@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from mmext.compat import cpu_capabilities
 from mmext.registry import OPTIM_WRAPPERS
 
 
@@ -54,7 +55,7 @@ class BFloat16OptimWrapper(OptimWrapper):
 
 def warn_without_bfloat16() -> None:
     """Warn if the CPU has no instructions for bfloat16."""
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = cpu_capabilities()
     if not any(value for name, value in capabilities.items() if 'bf16' in name):
         print_log(
             f'This CPU ({capabilities.get("cpu_name") or "unknown"}) has no instructions for bfloat16: training in '

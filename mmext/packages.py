@@ -22,7 +22,9 @@ def announce() -> None:
 
 
 def _add(module: ModuleType) -> None:
-    module.MODULE2PACKAGE.setdefault('mmext', 'mmext')
+    # The name of a module, not of the distribution: mmengine 0.10.7 looks for a distribution in site-packages alone,
+    # and an editable installation is elsewhere. Of a module it takes the folder.
+    module.MODULE2PACKAGE.setdefault('mmext', 'mmext.registry')
 
 
 class _Finder(MetaPathFinder):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 # Allocations, views whose schema does not say so, and type queries: they launch nothing.
 NOT_LAUNCHED = (
@@ -133,7 +133,7 @@ class OneDevice(TorchDispatchMode):
 
 def tensors_of(arguments: object) -> Iterator[Tensor]:
     """The tensors among nested arguments."""
-    return (leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
+    return (leaf for leaf in tree_flatten(arguments)[0] if isinstance(leaf, Tensor))
 
 
 def bytes_of(name: str, arguments: object, result: object) -> int:

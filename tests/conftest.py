@@ -14,6 +14,8 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
+from mmext.compat import OLDEST_TORCH, torch_can
+
 ROOT = Path(__file__).parents[1]
 
 # The other core runs the other process: spinning threads would slow both down.
@@ -26,6 +28,11 @@ def pytest_collection_modifyitems(items):
         item.user_properties += [('part of a loss', part) for part in getattr(row, 'parts', ())]
         if item.get_closest_marker('gpu') and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason='needs an NVIDIA GPU, and torch sees none'))
+        for marker in item.iter_markers('torch_can'):
+            (feature,) = marker.args
+            if not torch_can(feature):
+                reason = f'{feature} needs torch {OLDEST_TORCH[feature]}, and this is torch {torch.__version__}'
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -60,6 +60,7 @@ from benchmark_cases import CASES, LOSSES, NETWORKS, STRIDES, Run, Setting, Skip
 from matplotlib.figure import Figure
 from terminaltables import AsciiTable
 
+from mmext.compat import start_of
 from mmext.testing import OpCounter
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
@@ -158,7 +159,7 @@ def peak_memory(run: Run, device: str) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     events = profiler.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == '[memory]')
+    changes = sorted((start_of(event), event.nbytes()) for event in events if event.name() == '[memory]')
     return max(accumulate((change for _, change in changes), initial=0))
 
 

@@ -110,13 +110,17 @@ install_torch() {
 
 # A .pth file, since `venv --system-site-packages` does not see an interpreter that is itself in a virtual environment.
 share_system_torch() {
-    local torch minimum
+    local torch minimum end
     torch=$("$PYTHON" -c 'import torch; print(torch.__version__)') ||
         fail "SYSTEM_TORCH=1, but $PYTHON cannot import torch: install it there, or run make without SYSTEM_TORCH"
-    minimum=$(sed -n 's/^ *torch>=//p' setup.cfg)
-    [ "$(printf '%s\n' "$minimum" "$torch" | sort -V | head -n 1)" = "$minimum" ] || fail "mmext needs torch $minimum or later, \
-and the torch of $PYTHON is $torch. Nothing was replaced. Update it there, or run make without SYSTEM_TORCH (after \`make clean\`), \
-which installs a torch in $VENV alone"
+    read -r minimum end <<< "$("$PYTHON" -c 'import configparser, re, sys
+setup = configparser.ConfigParser()
+setup.read("setup.cfg")
+print(*re.search(r"(?m)^torch>=([\d.]+),<([\d.]+)$", setup["options.extras_require"][sys.argv[1]]).groups())' "$EXTRA")"
+    [ "$(printf '%s\n' "$minimum" "$torch" "$end" | sort -V | tr '\n' ' ')" = "$minimum $torch $end " ] && [ "$torch" != "$end" ] ||
+        fail "the stack $STACK is tested with torch $minimum or later and below $end, and the torch of $PYTHON is $torch. \
+Nothing was replaced. Install another one there, choose another STACK (docs/compatibility.md), or run make without SYSTEM_TORCH \
+(after \`make clean\`), which installs a torch in $VENV alone"
     say "using torch $torch of $PYTHON"
     "$PYTHON" -c 'import pathlib, site, torch; print(pathlib.Path(torch.__file__).parents[1], *site.getsitepackages(), sep="\n")' \
         > "$($VENV/bin/python -c 'import site; print(site.getsitepackages()[0])')/system_torch.pth"

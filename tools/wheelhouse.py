@@ -94,11 +94,17 @@ def name_of(requirement: str) -> str:
 
 
 def extras(*names: str) -> list[str]:
-    """The requirements of mmext's extras."""
+    """The requirements of mmext's extras, and of the extras that they name, but not torch: the system may have one."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / 'setup.cfg')
-    lines = '\n'.join(settings['options.extras_require'][name] for name in names).splitlines()
-    return [line for line in lines if line]
+    found = []
+    for line in '\n'.join(settings['options.extras_require'][name] for name in names).splitlines():
+        inner = re.fullmatch(r'mmext\[(.+)\]', line)
+        if inner:
+            found += extras(inner[1])
+        elif line and name_of(line) != 'torch':
+            found.append(line)
+    return found
 
 
 def needs_of(source: Path) -> list[str]:

@@ -88,6 +88,13 @@ def empty_bytes() -> bytes:
     return b''
 
 
+def encode(text: str, encoding: str) -> bytes:
+    """Stands for `_codecs.encode`, by which torch's pickles write bytes: torch 2.1 does not allow it itself."""
+    if not isinstance(text, str) or encoding != 'latin1':
+        raise ValueError(f'Unsupported global: GLOBAL _codecs.encode({text!r:.20}, {encoding!r}) was not allowed')
+    return text.encode(encoding)
+
+
 def statistic(kind: type, name: str) -> Callable:
     """Stands for `getattr`, which a HistoryBuffer needs to name its statistics, and nothing else may use."""
     if kind is not History or name not in ('min', 'max', 'current', 'mean'):
@@ -108,6 +115,7 @@ def _bytes(value: object) -> bytes:
 
 
 ALLOWED = {
+    '_codecs.encode': encode,
     'builtins.bytes': empty_bytes,
     'builtins.getattr': statistic,
     'mmengine.logging.history_buffer.HistoryBuffer': History,

@@ -11,6 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmext.compat import check_torch_can
 from mmext.errors import UserError
 from mmext.heads.ops import flatten_levels
 from mmext.heads.yolox_softmax_head import SOFTMAX_KEY
@@ -67,8 +68,9 @@ def check_exportable(model: nn.Module) -> None:
     """Refuse what cannot be exported, before anything is written.
 
     Raises:
-        UserError: If the model has no YOLOX head, or a package is missing.
+        UserError: If the model has no YOLOX head, a package is missing, or torch is too old.
     """
+    check_torch_can('onnx', '--onnx')
     missing = [name for name in NEEDED if not find_spec(name)]
     if missing:
         raise UserError(f'--onnx needs {" and ".join(missing)}: pip install {" ".join(missing)}')

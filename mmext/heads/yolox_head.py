@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmext.assigners import BatchSimOTAAssigner
 from mmext.assigners.sim_ota import yolox_scores
 from mmext.checks import check_choice
-from mmext.compat import recompile_limit
+from mmext.compat import check_torch_can, recompile_limit
 from mmext.errors import UserError
 from mmext.losses import SoftmaxFocalLoss
 from mmext.losses.base import ElementwiseLoss
@@ -104,10 +104,12 @@ class YOLOXHead(MMDetYOLOXHead):
         cls_target: Class target of a positive: `'iou'`, one-hot times that IoU, as in YOLOX; `'hard'`, one-hot; or
             `'label'`, the integer label, which a softmax needs.
         compile: Compile the losses, from the padded ground truth on, to one graph; needs `BatchSimOTAAssigner`. The
-            number of boxes is padded to 8, 16, 32 and so on: each input size is compiled once for each of these.
+            number of boxes is padded to 8, 16, 32 and so on: each input size is compiled once for each of these. It
+            needs a newer torch than the head itself, see :data:`mmext.compat.OLDEST_TORCH`.
         **kwargs: mmdet's.
 
     Raises:
+        UserError: For `compile` with a torch that is too old for it.
         ValueError: For an unknown target; a loss with `reduction='none'`; a softmax loss for the objectness, or for
             the classes without `cls_target='label'`; a `SoftmaxFocalLoss` with a single alpha; or mmdet's
             `DynamicSoftLabelAssigner`.
@@ -139,6 +141,8 @@ class YOLOXHead(MMDetYOLOXHead):
             super().__init__(*args, **kwargs)
         check_choice(self, 'bbox_head.obj_target', obj_target, OBJ_TARGETS)
         check_choice(self, 'bbox_head.cls_target', cls_target, CLS_TARGETS)
+        if compile:
+            check_torch_can('compile', 'bbox_head.compile=True')
         self.obj_target = obj_target
         self.cls_target = cls_target
         self.compiled = compile

@@ -15,8 +15,10 @@ from mmext.registry import HOOKS
 class ChannelsLastHook(Hook):
     """Store weights, and with them activations, in `torch.channels_last`: on a CPU convolutions are much faster.
 
-    Results change by rounding alone. Checkpoints do not change: their tensors are saved in the usual format, and any
-    checkpoint can be loaded, with or without this hook.
+    Results change by rounding alone, from the same initial weights. A torch older than 2.13 may draw other initial
+    weights for the same seed: mmengine initializes them after this hook, and torch fills them in the order of their
+    memory. Checkpoints do not change: their tensors are saved in the usual format, and any checkpoint can be loaded,
+    with or without this hook.
 
     Args:
         devices: Types of the devices on which the format is changed. It has been measured on CPUs alone; for GPUs

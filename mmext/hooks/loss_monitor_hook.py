@@ -14,6 +14,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmext.compat import mark_non_finite
 from mmext.errors import NonFiniteError
 from mmext.registry import HOOKS
 
@@ -164,8 +165,7 @@ class LossMonitorHook(Hook):
             if self.found is None:
                 self.found, self.bad_steps = torch.zeros(2, 1, device=device).unbind()
                 self.scale = torch.ones(1, device=device)
-            # The loss scaler's check; it multiplies by a scale of 1.
-            torch._amp_foreach_non_finite_check_and_unscale_(tensors, self.found, self.scale)
+            mark_non_finite(tensors, self.found, self.scale)
         if self.found is not None:
             self.bad_steps += self.found
         self.steps.append(self.iteration)

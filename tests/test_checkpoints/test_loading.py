@@ -16,7 +16,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader, Runner, get_external_models, get_mmcls_models
 from mmengine.runner import load_checkpoint as mmengine_load
 
-from mmext.checkpoints import CheckpointError, load_checkpoint, loading, register_loaders
+from mmext.checkpoints import CheckpointError, load_checkpoint, loading, register_loaders, types
 from mmext.cli import common
 
 BUFFER = [0.5, 0.25, 0.125]
@@ -95,7 +95,7 @@ def nested(canary):
 def dtype_with_pointers():
     """An array of numbers that says that they are pointers to objects."""
     dtype = Call(np.dtype, 'O8')
-    return Call(np._core.multiarray.scalar, dtype, b'12345678')
+    return Call(np.float64(0).__reduce__()[0], dtype, b'12345678')
 
 
 HOSTILE = {
@@ -253,6 +253,13 @@ class TestHostile:
 
 
 @pytest.mark.usefixtures('weights_only')
+@pytest.mark.parametrize('text, encoding', [('text', 'rot13'), (b'text', 'hex')])
+def test_a_pickle_encodes_bytes_and_nothing_else(text, encoding):
+    assert types.encode('\xe9', 'latin1') == b'\xe9'
+    with pytest.raises(ValueError, match=f"Unsupported global: GLOBAL _codecs.encode.*'{encoding}'"):
+        types.encode(text, encoding)
+
+
 class TestDamaged:
     def test_cut_off(self, tmp_path):
         path = save(checkpoint(), tmp_path / 'cut.pth')

@@ -17,7 +17,7 @@ from mmext.deployment.onnx_export import check_exportable, check_onnx, dense_pre
 from mmext.errors import UserError
 
 # The export takes 20 s on an idle core.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.torch_can('onnx')]
 
 
 @pytest.fixture(scope='module')

@@ -12,6 +12,7 @@ from ranks import on_ranks
 from torch.nn.parallel import DistributedDataParallel
 from yolox import OWN, build, inputs
 
+from mmext.compat import torch_can
 from mmext.losses import VARIANTS
 from mmext.losses.base import BoxLoss, ElementwiseLoss, SigmoidLoss
 from mmext.losses.focus import Focus
@@ -52,7 +53,7 @@ HEADS = {
     "mmdet's losses": {},
     "mmext's losses": OWN,
     "mmdet's assigner": {'assigner': 'Float32SimOTA', **OWN},
-    'compiled': {'compile': True, **OWN},
+    **({'compiled': {'compile': True, **OWN}} if torch_can('compile') else {}),
     'float64': {'dtype': torch.float64, **OWN},
     **dict(rows()),
 }

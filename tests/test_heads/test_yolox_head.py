@@ -10,6 +10,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from yolox import BATCH, CLASSES, FOCAL, OWN, SIZE, SOFTMAX, build, inputs, losses_and_gradients, own, pair
 
+from mmext.compat import torch_can
 from mmext.heads import YOLOXHead, yolox_head
 from mmext.heads.ops import pad_ground_truth
 from mmext.testing import OpCounter
@@ -408,7 +409,8 @@ class TestFixedOperations:
     def test_same_for_every_batch(self, losses, limit):
         numbers = [self.count(boxes, **losses) for boxes in ((5, 0, 3), (1, 1), (9,), (30,) * 8, (100, 2))]
         assert len(set(numbers)) == 1
-        assert numbers[0] <= limit
+        # The limits are those of torch 2.13; torch 2.1 runs two operations more.
+        assert numbers[0] <= limit + (0 if torch_can('compile') else 2)
         # Nothing is assigned, or scored for it.
         assert self.count((0, 0), **losses) <= numbers[0] - 80
 
@@ -494,6 +496,7 @@ class TestFixedOperations:
         return [*losses.values(), *torch.autograd.grad(sum(losses.values()), levels)]
 
 
+@pytest.mark.torch_can('compile')
 class TestCompiled:
     """`loss_by_feat` as one graph."""
 

@@ -18,9 +18,11 @@ class Network(BaseModel):
         )
 
     def init_weights(self):
-        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         for layer in (self.layers[0], self.layers[3]):
-            layer.reset_parameters()
+            for weight in layer.parameters():
+                # Copied: an older torch fills a tensor with random numbers in the order of its memory.
+                weight.data.copy_(torch.empty(weight.shape).uniform_(-0.3, 0.3, generator=generator))
 
     def forward(self, inputs, mode='tensor'):
         output = self.layers(torch.stack(inputs))

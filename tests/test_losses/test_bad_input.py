@@ -122,6 +122,7 @@ def test_one_element_of_weight_0(row):
         torch.testing.assert_close(value.sum(), expected[0].sum())
 
 
+@pytest.mark.torch_can('compile')
 @pytest.mark.parametrize('kind', ['IoULoss', 'FocalLoss', 'SoftmaxFocalLoss'])
 def test_weight_0_when_compiled(kind):
     torch.compiler.reset()

@@ -205,10 +205,12 @@ class TestEveryLoss:
         value.sum().backward()
         return value.detach(), pred.grad
 
+    @pytest.mark.torch_can('compile')
     def test_compiles_whole(self, row):
         self.compile(row, 'aot_eager')
 
     @pytest.mark.slow
+    @pytest.mark.torch_can('compile')
     def test_compiles_to_code(self, row):
         self.compile(row, 'inductor')
 

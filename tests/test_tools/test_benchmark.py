@@ -93,6 +93,7 @@ def test_providers(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.torch_can('compile')
 def test_compiled(tmp_path):
     status, rows = measure(tmp_path, 'focal', 'ciou', 'loss_by_feat', '--providers', 'mmdet', 'compiled')
     assert status == 0

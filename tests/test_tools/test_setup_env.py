@@ -27,7 +27,9 @@ def checkout(tmp_path) -> Path:
 
 
 def set_up(checkout: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
-    variables = {name: value for name, value in os.environ.items() if name not in ('WHEELHOUSE', 'SYSTEM_TORCH')}
+    variables = {
+        name: value for name, value in os.environ.items() if name not in ('WHEELHOUSE', 'SYSTEM_TORCH', 'STACK')
+    }
     return subprocess.run(
         ['bash', checkout / 'tools' / 'setup_env.sh', *words],
         env={**variables, 'PYTHON': sys.executable, **environment},
@@ -95,19 +97,33 @@ def test_pip_is_shown_the_wheelhouse_alone(checkout):
     assert f'no wheelhouse in {checkout / "wheelhouse"}' in set_up(checkout, 'ops').stderr
 
 
-@pytest.mark.parametrize('version, passes', [('2.9.1+cpu', False), ('2.13.0+cu130', True), ('2.14.0', True)])
-def test_a_system_torch_that_is_too_old_is_refused_and_not_replaced(checkout, tmp_path, version, passes):
+@pytest.mark.parametrize(
+    'stack, bounds, version, passes',
+    [
+        ('onedl', '2.13 or later and below 2.14', '2.9.1+cpu', False),
+        ('onedl', '', '2.13.0+cu130', True),
+        ('onedl', '2.13 or later and below 2.14', '2.14.0', False),
+        ('onedl', '2.13 or later and below 2.14', '2.14', False),
+        ('openmmlab', '2.1.2 or later and below 2.7', '2.1.0', False),
+        ('openmmlab', '', '2.1.2+cu121', True),
+        ('openmmlab-torch2.6', '', '2.6.0', True),
+    ],
+)
+def test_a_system_torch_out_of_bounds_is_refused_and_not_replaced(checkout, tmp_path, stack, bounds, version, passes):
     (checkout / 'setup.cfg').write_bytes((ROOT / 'setup.cfg').read_bytes())
     (checkout / 'requirements').mkdir()
-    (checkout / 'requirements' / 'onedl.txt').write_text('torch==2.13.0\n')
-    venv.create(checkout / '.venv', symlinks=True)
+    (checkout / 'requirements' / f'{stack}.txt').write_text('torch==2.13.0\n')
+    folder = checkout / ('.venv' if stack == 'onedl' else f'.venv-{stack}')
+    venv.create(folder, symlinks=True)
     (tmp_path / 'torch.py').write_text(f'__version__ = {version!r}\n')
-    # Without pip the set-up fails at the first installation, after this check.
-    result = set_up(checkout, 'run', SYSTEM_TORCH='1', PYTHONPATH=str(tmp_path))
+    # pip finds nothing, so that the set-up fails at the first installation, after this check.
+    nowhere = dict(PIP_NO_INDEX='1', PIP_FIND_LINKS='', PIP_CONFIG_FILE=os.devnull)
+    result = set_up(checkout, 'run', SYSTEM_TORCH='1', PYTHONPATH=str(tmp_path), STACK=stack, **nowhere)
     assert result.returncode != 0
-    assert (f'needs torch 2.13 or later, and the torch of {sys.executable} is {version}' in result.stderr) is not passes
+    refusal = f'{stack} is tested with torch {bounds}, and the torch of {sys.executable} is {version}'
+    assert (refusal in result.stderr) is not passes
     assert (f'using torch {version}' in result.stdout) is passes
-    assert list(checkout.glob('.venv/lib/python*/site-packages/system_torch.pth')) == [] or passes
+    assert list(folder.glob('lib/python*/site-packages/system_torch.pth')) == [] or passes
 
 
 @pytest.mark.parametrize('compiler', [None, 'clang++', '/opt/some gcc/bin/g++-13'])
@@ -253,6 +269,12 @@ def test_platforms_go_back_to_the_oldest():
 
 def test_the_extras_name_every_source():
     assert set(wheelhouse.SOURCES) <= set(map(wheelhouse.name_of, wheelhouse.extras('onedl', 'onedl-dev', 'dev')))
+
+
+def test_the_extras_hold_the_extras_that_they_name_and_no_torch():
+    names = list(map(wheelhouse.name_of, wheelhouse.extras('onedl', 'onedl-dev', 'dev')))
+    assert {'scipy', 'submitit', 'onnxruntime', 'pytest'} < set(names)
+    assert not {'torch', 'mmext'} & set(names)
 
 
 def make_wheel(folder: Path, name: str, *requirements: str, tag: str = 'py3-none-any') -> None:
