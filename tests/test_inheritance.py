@@ -45,14 +45,14 @@ class TestMmengine:
             'assert utils.__spec__.loader.get_filename() == utils.__file__\n'
             'print(utils.MODULE2PACKAGE["mmext"], utils.MODULE2PACKAGE["mmdet"])'
         )
-        assert run(sys.executable, '-c', script).stdout.split()[-2:] == ['mmext', 'mmdet']
+        assert run(sys.executable, '-c', script).stdout.split()[-2:] == ['mmext.registry', 'mmdet']
 
     def test_a_later_import_does_not_overwrite_the_list(self):
         from mmengine.config.utils import MODULE2PACKAGE
 
-        assert MODULE2PACKAGE['mmext'] == 'mmext'
+        assert MODULE2PACKAGE['mmext'] == 'mmext.registry'
         mmext.announce()
-        assert MODULE2PACKAGE['mmext'] == 'mmext'
+        assert MODULE2PACKAGE['mmext'] == 'mmext.registry'
 
 
 def packages(page):
