@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import (
+        adapters,
         assigners,
         audit,
         checkpoints,
@@ -33,6 +34,7 @@ __version__ = '0.1.0'
 __all__ = [
     'CONFIGS',
     '__version__',
+    'adapters',
     'assigners',
     'audit',
     'checkpoints',

@@ -89,7 +89,8 @@ class Leak(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if self.kind == 'memory':
-            self.kept.append(torch.ones(10_000))
+            # More than a process of many tests has free.
+            self.kept.append(torch.ones(200_000))
         elif self.kind == 'files' and runner.iter % 20 == 0:
             self.kept.append(open(os.devnull))  # noqa: SIM115
         elif self.kind == 'threads' and runner.iter % 60 == 0:

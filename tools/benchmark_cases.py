@@ -5,7 +5,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -60,9 +60,9 @@ class Setting:
         """The largest relative difference that rounding can explain."""
         return TOLERANCES[self.dtype]
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager:
         """Mixed precision in this type, as in training."""
-        return torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32)
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device, self.dtype)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def main() -> None:
     for layer in LAYERS:
         # One layer may need a package on Windows alone, and a later one everywhere.
         blocks = {name: block for name, block in resolve(layer).items() if known.get(name) != block}
-        rows += [row(name, layer) for name in blocks if name not in known]
+        rows += [row(name, layer, block) for name, block in blocks.items() if name not in known]
         known |= blocks
         (REQUIREMENTS / f'onedl.{layer}.lock').write_text(''.join(blocks.values()))
         print(f'requirements/onedl.{layer}.lock: {len(blocks)} packages', file=sys.stderr)
@@ -61,13 +61,15 @@ def resolve(layer: str) -> dict[str, str]:
     return {name: block for name, block in blocks.items() if not TORCH.match(name)}
 
 
-def row(name: str, layer: str) -> str:
+def row(name: str, layer: str, block: str) -> str:
     """A row of the table of licenses."""
     try:
-        license = license_of(distribution(name))
+        package = distribution(name)
     except PackageNotFoundError:
-        license = 'not installed on Linux'
-    return f'| {name} | {license} | {layer} |\n'
+        return f'| {name} | not installed on Linux | {layer} |\n'
+    if f'=={package.version} ' not in block:
+        print(f'{name}: its license is that of {package.version}, not of the locked version', file=sys.stderr)
+    return f'| {name} | {license_of(package)} | {layer} |\n'
 
 
 def license_of(package: Distribution) -> str:

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from projects import require
 
 from mmext import losses
@@ -23,7 +24,10 @@ LOSSES = [
 
 @pytest.fixture(autouse=True)
 def mmseg():
-    return require('mmseg')
+    """The package, in its scope, which ends with each test."""
+    package = require('mmseg')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield package
 
 
 def inputs(channels=CLASSES):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine import Config
 from mmengine.logging import MessageHub
+from mmengine.registry import DefaultScope
 from projects import require
 from torch import nn
 
@@ -54,6 +55,13 @@ HEADS = {
         ),
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """The scope of the project, which ends with each test."""
+    with DefaultScope.overwrite_default_scope('mmyolo'):
+        yield
 
 
 def build(name, **losses):
