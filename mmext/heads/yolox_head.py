@@ -105,7 +105,7 @@ class YOLOXHead(MMDetYOLOXHead):
             `'label'`, the integer label, which a softmax needs.
         compile: Compile the losses, from the padded ground truth on, to one graph; needs `BatchSimOTAAssigner`. The
             number of boxes is padded to 8, 16, 32 and so on: each input size is compiled once for each of these. It
-            needs a newer torch than the head itself, see :data:`mmext.compat.OLDEST_TORCH`.
+            needs a newer torch than the head itself, see `mmext.compat.OLDEST_TORCH`.
         **kwargs: mmdet's.
 
     Raises:

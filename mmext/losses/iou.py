@@ -401,7 +401,7 @@ class IoULoss(BoxLoss):
 
     @property
     def scale_invariant(self) -> bool:
-        """Whether the unit of the boxes makes no difference: for all variants but mpdiou."""
+        """Whether the unit of the boxes makes no difference, as for all variants but mpdiou."""
         return not takes_image_size(self.variant)
 
     @property
