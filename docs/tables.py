@@ -32,6 +32,7 @@ FILLED = (
     ROOT / 'README.md',
     ROOT / 'docs' / 'which_loss.md',
     ROOT / 'docs' / 'compatibility.md',
+    ROOT / 'docs' / 'dependencies.md',
     CONFIGS / 'yolox' / 'README.md',
 )
 OFFSETS = (0.1, 0.5, 0.9, 1.5, 2.5)
@@ -306,9 +307,16 @@ def tested() -> str:
     return table(*rows)
 
 
+def licenses() -> str:
+    """What `make` installs, under which licenses, in which layer, from `requirements/licenses.json`."""
+    packages = json.loads((REQUIREMENTS / 'licenses.json').read_text())
+    return table(['package', 'license', 'layer'], *([*package.values()] for package in packages))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     'stacks': stacks,
     'tested': tested,
+    'licenses': licenses,
     'evidence': evidence,
     **{f'evidence_{name}': partial(evidence_of, title) for name, title in DATA.items()},
 }

@@ -21,13 +21,13 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 
 # The heads and the assigner extend mmdet's; the losses serve projects that have no mmdet.
-_HAS_MMDET = bool(find_spec('mmdet'))
+HAS_MMDET = bool(find_spec('mmdet'))
 
-MODELS = _child(root.MODELS, 'mmext.losses', 'mmext.adapters', *(['mmext.heads'] if _HAS_MMDET else []))
+MODELS = _child(root.MODELS, 'mmext.losses', 'mmext.adapters', *(['mmext.heads'] if HAS_MMDET else []))
 HOOKS = _child(root.HOOKS, 'mmext.hooks')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmext.optim')
 LOOPS = _child(root.LOOPS, 'mmext.loops')
-TASK_UTILS = _child(root.TASK_UTILS, *(['mmext.assigners'] if _HAS_MMDET else []))
+TASK_UTILS = _child(root.TASK_UTILS, *(['mmext.assigners'] if HAS_MMDET else []))
 
 # Nothing of mmext's own yet, but dicts in its configs carry the scope, and mmengine warns where
 # the scope has no registry of the kind.

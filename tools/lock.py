@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Pin every package that `make` installs, with the hashes of its files; `make lock` calls it.
 
-It writes requirements/onedl.LAYER.lock, with what each layer of tools/setup_env.sh adds to the ones before, and the
-table of licenses in docs/dependencies.md. requirements/onedl.txt says which versions of the main packages to take.
+It writes requirements/onedl.LAYER.lock, with what each layer of tools/setup_env.sh adds to the ones before, and their
+licenses to requirements/licenses.json, for the table in docs/dependencies.md. requirements/onedl.txt says which
+versions of the main packages to take.
 
 torch and CUDA's packages are left out: their files depend on the machine (CPU, CUDA, ROCm), and often come from an
 index of their own.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -17,17 +19,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / 'requirements'
-PAGE = ROOT / 'docs' / 'dependencies.md'
 # The layers of setup_env.sh, and the extras of setup.cfg that each installs.
 LAYERS = {'run': ['onedl'], 'dev': ['dev', 'onedl-dev'], 'docs': ['docs'], 'maintain': ['maintain']}
 # What setup_env.sh needs to build mmcv.
 BUILD = ['setuptools', 'wheel', 'ninja', 'psutil']
 TORCH = re.compile(r'(torch|torchvision|triton|nvidia-.*|cuda-.*)$')
-MARKS = ('<!-- table: licenses -->\n', '<!-- end of table -->')
 
 
 def main() -> None:
-    """Write the locks and the table."""
+    """Write the locks and the licenses."""
     known: dict[str, str] = {}
     rows = []
     for layer in LAYERS:
@@ -37,10 +37,7 @@ def main() -> None:
         known |= blocks
         (REQUIREMENTS / f'onedl.{layer}.lock').write_text(''.join(blocks.values()))
         print(f'requirements/onedl.{layer}.lock: {len(blocks)} packages', file=sys.stderr)
-    before, _, rest = PAGE.read_text().partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    header = '| package | license | layer |\n|---|---|---|\n'
-    PAGE.write_text(before + MARKS[0] + header + ''.join(rows) + MARKS[1] + after)
+    (REQUIREMENTS / 'licenses.json').write_text(json.dumps(rows, indent=2) + '\n')
 
 
 def resolve(layer: str) -> dict[str, str]:
@@ -61,15 +58,15 @@ def resolve(layer: str) -> dict[str, str]:
     return {name: block for name, block in blocks.items() if not TORCH.match(name)}
 
 
-def row(name: str, layer: str, block: str) -> str:
+def row(name: str, layer: str, block: str) -> dict[str, str]:
     """A row of the table of licenses."""
     try:
         package = distribution(name)
     except PackageNotFoundError:
-        return f'| {name} | not installed on Linux | {layer} |\n'
+        return dict(package=name, license='not installed on Linux', layer=layer)
     if f'=={package.version} ' not in block:
         print(f'{name}: its license is that of {package.version}, not of the locked version', file=sys.stderr)
-    return f'| {name} | {license_of(package)} | {layer} |\n'
+    return dict(package=name, license=license_of(package), layer=layer)
 
 
 def license_of(package: Distribution) -> str:

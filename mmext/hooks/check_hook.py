@@ -21,7 +21,7 @@ from mmext.audit import (
     label_orders_of_config,
 )
 from mmext.audit.checkpoint import checkpoint_findings
-from mmext.registry import _HAS_MMDET, HOOKS
+from mmext.registry import HAS_MMDET, HOOKS
 
 
 @HOOKS.register_module()
@@ -66,7 +66,7 @@ class CheckHook(Hook):
         """
         meta = checkpoint.get('meta', {}).get('dataset_meta') or {}
         self.trained_classes = meta.get('classes')
-        if _HAS_MMDET:
+        if HAS_MMDET:
             starts = isinstance(runner._train_loop, BaseLoop) and not runner._resume
             check_checkpoint(detector(runner), checkpoint, str(runner._load_from), starts)
 

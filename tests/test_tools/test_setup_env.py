@@ -126,6 +126,25 @@ def test_a_system_torch_out_of_bounds_is_refused_and_not_replaced(checkout, tmp_
     assert list(folder.glob('lib/python*/site-packages/system_torch.pth')) == [] or passes
 
 
+def test_pip_checks_the_hashes_of_a_lock(checkout):
+    """A python that writes down what pip is given; `locked` is what the layer `run` leaves behind."""
+    script = '#!/bin/bash\nprintf "%s\\n" "$*" >> "$LOG"\n[[ "$*" != *--requirement* ]] || cat "${@: -1}" >> "$LOG"\n'
+    for name, text in {
+        '.venv/bin/python': script,
+        '.venv/locked': '',
+        'requirements/onedl.docs.lock': 'furo==1 \\\n    --hash=sha256:0\n',
+    }.items():
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text(text)
+    (checkout / '.venv' / 'bin' / 'python').chmod(0o755)
+    log = checkout / 'log'
+    assert set_up(checkout, 'docs', LOG=str(log)).returncode == 0
+    install, *lock, mmext = log.read_text().splitlines()
+    assert '--no-deps' in install and '--require-hashes' in install
+    assert lock == ['furo==1 \\', '    --hash=sha256:0']
+    assert mmext.endswith('--no-deps --editable .')
+
+
 @pytest.mark.parametrize('compiler', [None, 'clang++', '/opt/some gcc/bin/g++-13'])
 def test_mmcv_is_built_through_the_wrapper(checkout, compiler):
     (checkout / 'requirements').mkdir()
